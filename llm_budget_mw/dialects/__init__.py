@@ -1,0 +1,33 @@
+"""The wire formats this package knows, by the name a route gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from llm_budget_mw.dialects.anthropic_messages import AnthropicMessages
+from llm_budget_mw.dialects.custom import Custom
+from llm_budget_mw.dialects.openai_chat import OpenAIChat
+from llm_budget_mw.dialects.protocol import Dialect
+from llm_budget_mw.errors import ConfigurationError
+
+__all__ = ["DIALECTS", "dialect_for"]
+
+_ALL: tuple[Dialect, ...] = (
+    OpenAIChat(),
+    OpenAIChat(name="openai_compatible", bound_field="max_tokens"),
+    AnthropicMessages(),
+    Custom(),
+)
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
+"""Every dialect; `openai_compatible` is for servers that obey `max_tokens` only."""
+
+
+def dialect_for(name: str) -> Dialect:
+    """Return the dialect of that name; raises `ConfigurationError` if there is none."""
+    dialect = DIALECTS.get(name)
+    if dialect is None:
+        known = ", ".join(DIALECTS)
+        raise ConfigurationError(f"dialect: there is none called {name!r}; use one of {known}.")
+    return dialect

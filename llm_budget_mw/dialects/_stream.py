@@ -1,0 +1,166 @@
+"""The one way streams are read: a framing cuts out events, an interpreter understands them.
+
+Because an interpreter sees whole events only, what it makes of a stream cannot depend on
+how the bytes were cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Protocol
+
+from pydantic_core import from_json, to_json
+
+from llm_budget_mw.types import Usage
+
+MAX_TEXT_BYTES = 1024 * 1024
+"""Generated text kept for counting, as JSON has it."""
+
+
+class Transcript:
+    """Generated text, kept undecoded until somebody has to count it."""
+
+    def __init__(self) -> None:
+        self.truncated = False
+        self._raw = bytearray()
+
+    def add_raw(self, piece: bytes) -> None:
+        """Add the inside of a JSON string as it stands, escapes included."""
+        if len(self._raw) + len(piece) <= MAX_TEXT_BYTES:
+            self._raw += piece
+        else:
+            self.truncated = True
+
+    def add(self, text: object) -> None:
+        """Add decoded text; anything else has none."""
+        if isinstance(text, str):
+            self.add_raw(to_json(text)[1:-1])
+
+    def skip(self) -> None:
+        """Note output that is not text: the text is no longer all there was."""
+        self.truncated = True
+
+    @property
+    def text(self) -> str:
+        """The text so far, without what was skipped."""
+        return _unescape(bytes(self._raw))
+
+
+def _unescape(raw: bytes) -> str:
+    try:
+        return str(from_json(b'"' + raw + b'"'))
+    except ValueError:
+        loose = raw.decode("utf-8", "replace")
+    # Half of a surrogate pair, where a stream ended between the two, is not JSON to all.
+    try:
+        loose = str(json.loads(f'"{loose}"', strict=False))
+    except ValueError:
+        return loose
+    return loose.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class Framing(Protocol):
+    """Cuts a stream into events; `_sse.EventSplitter` is one."""
+
+    overflowed: bool
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the events this chunk completes, as they came."""
+        ...
+
+    def close(self) -> bytes:
+        """Return the unfinished rest."""
+        ...
+
+
+class Interpreter(Protocol):
+    """Understands the events of one stream in one wire format; never raises."""
+
+    transcript: Transcript
+    complete: bool
+
+    def read(self, event: bytes) -> bool:
+        """Take in one event; return False if the client is not to get it."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was reported so far."""
+        ...
+
+
+class FramedReader:
+    """A `StreamReader` made of a framing and an interpreter."""
+
+    def __init__(
+        self, framing: Framing, interpreter: Interpreter, *, rewrites: bool = False
+    ) -> None:
+        self.rewrites = rewrites
+        self._framing = framing
+        self._interpreter = interpreter
+        self._lost = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Look at the next piece; return the bytes to pass on now."""
+        if self._lost:
+            return chunk
+        read = self._interpreter.read
+        passed = [event for event in self._framing.feed(chunk) if read(event)]
+        if self._framing.overflowed:
+            self._lost = True
+            passed.append(self._framing.close())
+        return b"".join(passed) if self.rewrites else chunk
+
+    def close(self) -> bytes:
+        """Read a last event that has no end, and return it if it was held back."""
+        rest = self._framing.close()
+        passed = self._interpreter.read(rest)
+        return rest if self.rewrites and passed else b""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported so far; None once an event was too large to read."""
+        return None if self._lost else self._interpreter.usage
+
+    @property
+    def complete(self) -> bool:
+        """True once the terminator was seen."""
+        return self._interpreter.complete and not self._lost
+
+    @property
+    def text(self) -> str:
+        """Generated text so far."""
+        return self._interpreter.transcript.text
+
+    @property
+    def truncated(self) -> bool:
+        """True if `text` is not all that was generated."""
+        return self._lost or self._interpreter.transcript.truncated
+
+
+class PassThrough:
+    """A `StreamReader` for streams nobody here can read: compressed, or of unknown format."""
+
+    rewrites = False
+    complete = False
+    text = ""
+    truncated = True
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the piece as it is."""
+        return chunk
+
+    def close(self) -> bytes:
+        """Return nothing: nothing was held back."""
+        return b""
+
+    @property
+    def usage(self) -> Usage | None:
+        """Unknown."""
+        return None
+
+
+def is_plain(headers: Mapping[str, str]) -> bool:
+    """Return whether the body these headers announce can be read as it is."""
+    return headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
