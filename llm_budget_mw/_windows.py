@@ -26,6 +26,9 @@ _LONGEST_MS: dict[CalendarUnit, int] = {
     "month": 32 * _DAY_MS,
     "year": 367 * _DAY_MS,
 }
+_KEPT = 256
+_latest: dict[Window, tuple[int, int]] = {}
+"""The span each calendar window was last asked for: the same for hours, and dear to compute."""
 
 
 def time_zone(name: str) -> tzinfo:
@@ -49,6 +52,15 @@ def span(window: Window, now_ms: int) -> tuple[int, int]:
     if window.kind != "calendar":
         start = now_ms - now_ms % window.length_ms
         return start, start + window.length_ms
+    known = _latest.get(window)
+    if known is None or not known[0] <= now_ms < known[1]:
+        if len(_latest) >= _KEPT:
+            _latest.clear()
+        known = _latest[window] = _calendar_span(window, now_ms)
+    return known
+
+
+def _calendar_span(window: Window, now_ms: int) -> tuple[int, int]:
     index = _index(window, now_ms)
     # The wall clock is only a guess: an anchor or a clock change may put `now_ms` next door.
     while _begin(window, index) > now_ms:

@@ -1,0 +1,136 @@
+"""A store's answer as a decision: the grant, or the refusal with its reasons and its end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llm_budget_mw import _limits, _windows
+from llm_budget_mw.types import (
+    Admission,
+    Counter,
+    Decision,
+    Grant,
+    Limit,
+    LimitStatus,
+    Offer,
+    Plan,
+    Refusal,
+    RefusalReason,
+    SubjectLimits,
+)
+
+BUSY_MS = 1000
+"""When to come back if only calls in flight stand in the way: any of them may end now."""
+
+
+def decide(plan: Plan, admission: Admission) -> Decision:
+    """Turn the store's answer into a grant, or into a refusal with its reasons."""
+    if admission.offer:
+        return Grant(plan, plan.offers[admission.offer - 1], admission.output, admission)
+    return _refuse(plan, admission)
+
+
+def statuses(decision: Decision) -> tuple[LimitStatus, ...]:
+    """Return every limit as the client may see it; empty if the store was not asked."""
+    admission = decision.admission
+    if admission is None:
+        return ()
+    return tuple(
+        _status(entry, limit, counter, admission.now_ms)
+        for entry, limit, counter in _counters(decision.plan, admission)
+    )
+
+
+def store_down(plan: Plan, limit: Limit) -> Refusal:
+    """Refuse because the store did not answer and `limit` is closed then."""
+    message = f"The limit {limit.name} cannot be checked at the moment."
+    return Refusal(plan, RefusalReason.STORE_DOWN, None, (), BUSY_MS, None, message)
+
+
+class _Hurdle(NamedTuple):
+    """One limit that stands in the way of an offer."""
+
+    status: LimitStatus
+    reason: RefusalReason
+    fits_ms: int | None
+    """Milliseconds until it does no longer; None if never."""
+
+
+def _counters(plan: Plan, admission: Admission) -> list[tuple[SubjectLimits, Limit, Counter]]:
+    numbers = iter(list(map(int, admission.counters)))
+    counters = map(Counter._make, zip(*[numbers] * 5, strict=True))
+    return [
+        (entry, limit, next(counters)) for entry in plan.subjects for limit in entry.limits.limits
+    ]
+
+
+def _status(entry: SubjectLimits, limit: Limit, counter: Counter, now_ms: int) -> LimitStatus:
+    used = _windows.used(counter, limit.window, now_ms)
+    end = _windows.span(limit.window, now_ms)[1]
+    reset = end - now_ms if end else None
+    return LimitStatus(entry.subject, limit, max(0, limit.amount - used), used, reset)
+
+
+def _refuse(plan: Plan, admission: Admission) -> Refusal:
+    counters = _counters(plan, admission)
+    best = min((_hurdles(offer, counters, admission.now_ms) for offer in plan.offers), key=_worst)
+    if not best:
+        message = "The reservation ended before the answer to it arrived; try again."
+        return Refusal(plan, RefusalReason.STORE_DOWN, None, (), BUSY_MS, None, message)
+    binding = max(best, key=_height)
+    return Refusal(
+        plan,
+        binding.reason,
+        binding.status,
+        tuple(hurdle.status for hurdle in best),
+        binding.fits_ms,
+        admission,
+        _message(binding),
+    )
+
+
+def _hurdles(
+    offer: Offer, counters: list[tuple[SubjectLimits, Limit, Counter]], now_ms: int
+) -> list[_Hurdle]:
+    """Return the limits that refuse the least this offer would take."""
+    found: list[_Hurdle] = []
+    for entry, limit, counter in counters:
+        fixed, each = _limits.charge(limit, offer)
+        need = fixed + each * offer.min_output
+        usable = _limits.usable(limit, offer)
+        status = _status(entry, limit, counter, now_ms)
+        if (not fixed and not each) or status.used + need <= usable:
+            continue
+        found.append(_Hurdle(status, *_obstacle(limit, counter, usable, need, now_ms)))
+    return found
+
+
+def _obstacle(
+    limit: Limit, counter: Counter, usable: int, need: int, now_ms: int
+) -> tuple[RefusalReason, int | None]:
+    if need > usable:
+        return RefusalReason.NEVER, None
+    fits_at = _windows.fits_at(counter, limit.window, usable, need, now_ms)
+    wait_ms = None if fits_at is None else max(fits_at - now_ms, 1)
+    settled = counter._replace(held=0)
+    if _windows.used(settled, limit.window, now_ms) + need <= usable:
+        return RefusalReason.BUSY, min(wait_ms or BUSY_MS, BUSY_MS)
+    return RefusalReason.EXHAUSTED, wait_ms
+
+
+def _height(hurdle: _Hurdle) -> float:
+    return float("inf") if hurdle.fits_ms is None else hurdle.fits_ms
+
+
+def _worst(hurdles: list[_Hurdle]) -> float:
+    return max(map(_height, hurdles), default=0.0)
+
+
+def _message(hurdle: _Hurdle) -> str:
+    name = hurdle.status.limit.name
+    if hurdle.reason is RefusalReason.NEVER:
+        return f"The request is larger than the whole limit {name}; ask for less."
+    if hurdle.reason is RefusalReason.BUSY:
+        return f"The limit {name} is held by calls in flight; try again in a moment."
+    seconds = -(-(hurdle.fits_ms or 0) // 1000)
+    return f"The limit {name} is used up; there is room again in {seconds} s."

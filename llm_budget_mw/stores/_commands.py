@@ -1,0 +1,164 @@
+"""Plans and settlements as script calls, and their replies as values; no I/O.
+
+The byte layouts are those in the headers of `lua/*.lua`: change both together. Numbers
+travel as packed doubles, because building and reading text costs more than the decision.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from importlib import resources
+from struct import Struct
+from typing import NamedTuple, cast
+
+from llm_budget_mw import _limits, _windows
+from llm_budget_mw.types import Admission, Charges, Grant, LimitSet, Plan, Resource
+
+_SUBJECT = Struct("<dd")
+_LIMIT = Struct("<5d")
+_ADMIT = Struct("<ddd")
+_OFFER = Struct("<7d")
+_SETTLE = Struct("<dd")
+_POSTING = Struct("<dd")
+_RESOURCES: dict[Resource, int] = {"requests": 1, "concurrency": 2, "tokens": 3, "cost": 4}
+_KINDS = {"none": 0, "fixed": 1, "sliding": 2, "calendar": 3}
+_STALE = -1
+_NEVER = 2**53
+
+
+class Script(NamedTuple):
+    """One operation as Lua text, and the name the server knows it by."""
+
+    source: str
+    sha: str
+
+
+class Command(NamedTuple):
+    """One script call."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[str | bytes, ...]
+
+
+class _Packed(NamedTuple):
+    """A limit set as the scripts read it, and the time for which that holds."""
+
+    spec: bytes
+    valid_from_ms: int
+    valid_until_ms: int
+
+
+def _script(name: str) -> Script:
+    """Read the Lua text of one operation, with what all of them share in front."""
+    folder = resources.files("llm_budget_mw.stores") / "lua"
+    source = "".join((folder / f"{part}.lua").read_text("utf-8") for part in ("ledger", name))
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+_ADMISSION, _SETTLEMENT, _RENEWAL = map(_script, ("admit", "settle", "renew"))
+
+
+def admit(plan: Plan, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
+    """Build the admission of a plan at about `now_ms`, which only chooses calendar windows.
+
+    `given_ms` replaces the server's clock under the prefix of the tests.
+    """
+    spec = b"".join([_spec(entry.limits, now_ms) for entry in plan.subjects])
+    offers = b"".join([_OFFER.pack(*offer[1:]) for offer in plan.offers])
+    return Command(
+        _ADMISSION,
+        _keys(plan, prefix),
+        (
+            f"#{plan.id}",
+            spec,
+            _ADMIT.pack(given_ms, plan.lease_ms, plan.charge_on_expiry) + offers,
+            *_names(plan),
+        ),
+    )
+
+
+def read_admit(reply: bytes) -> Admission | int:
+    """Read the reply to `admit`.
+
+    An integer is the server's clock, which lay outside a calendar window of the command:
+    build it again for that time.
+    """
+    now, offer, output, *counters = _reply(len(reply) // 8).unpack(reply)
+    if offer == _STALE:
+        return int(now)
+    return Admission(int(now), int(offer), int(output), tuple(counters))
+
+
+def settle(grant: Grant, charges: Charges, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
+    """Build the settlement of a grant; `now_ms` stands in for an admission without a store."""
+    plan = grant.plan
+    admitted_at = grant.admission.now_ms if grant.admission else 0
+    starts = iter(window_starts(grant, now_ms))
+    parts = [_SETTLE.pack(admitted_at, given_ms)]
+    for entry in plan.subjects:
+        parts.append(_SUBJECT.pack(len(entry.limits.limits), _limits.lifetime_ms(entry.limits)))
+        parts += [
+            _POSTING.pack(next(starts), _limits.posted(limit, charges))
+            for limit in entry.limits.limits
+        ]
+    return Command(
+        _SETTLEMENT, _keys(plan, prefix), (f"#{plan.id}", b"".join(parts), *_names(plan))
+    )
+
+
+def renew(grant: Grant, prefix: str, given_ms: int = 0) -> Command:
+    """Build the renewal of a grant's lease."""
+    plan = grant.plan
+    return Command(
+        _RENEWAL, _keys(plan, prefix), (f"#{plan.id}", _SETTLE.pack(given_ms, plan.lease_ms))
+    )
+
+
+def window_starts(grant: Grant, now_ms: int) -> list[int]:
+    """Return the start of each limit's window at the admission, or at `now_ms` without one."""
+    if grant.admission:
+        return [int(start) for start in grant.admission.counters[::5]]
+    return [
+        _limits.window_start(limit, now_ms)
+        for entry in grant.plan.subjects
+        for limit in entry.limits.limits
+    ]
+
+
+@functools.cache
+def _reply(doubles: int) -> Struct:
+    return Struct(f"<{doubles}d")
+
+
+def _keys(plan: Plan, prefix: str) -> tuple[str, ...]:
+    return tuple(
+        [f"{prefix}:1:{{{subject.partition}}}:{subject.name}" for subject, _ in plan.subjects]
+    )
+
+
+def _names(plan: Plan) -> tuple[str, ...]:
+    return tuple([" ".join(entry.limits.names) for entry in plan.subjects])
+
+
+def _spec(limits: LimitSet, now_ms: int) -> bytes:
+    packed = cast("_Packed | None", limits.memo)
+    if packed is None or not packed.valid_from_ms <= now_ms < packed.valid_until_ms:
+        limits.memo = packed = _pack(limits, now_ms)
+    return packed.spec
+
+
+def _pack(limits: LimitSet, now_ms: int) -> _Packed:
+    parts = [_SUBJECT.pack(len(limits.limits), _limits.lifetime_ms(limits))]
+    begin, end = 0, _NEVER
+    for limit in limits.limits:
+        window = limit.window
+        bounds = (window.length_ms, 0)
+        if window.kind == "calendar":
+            bounds = _windows.span(window, now_ms)
+            begin, end = max(begin, bounds[0]), min(end, bounds[1])
+        parts.append(
+            _LIMIT.pack(_RESOURCES[limit.resource], _KINDS[window.kind], limit.amount, *bounds)
+        )
+    return _Packed(b"".join(parts), begin, end)

@@ -1,0 +1,216 @@
+"""The rules of the Lua scripts in Python: one subject's counters and reservations.
+
+Every function mirrors one of `lua/*.lua`, in the same order and the same arithmetic (IEEE
+doubles where Lua has them), so that both stores give the same answer to the last unit. The
+only difference is that a collection here looks at all reservations, not at a page of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from llm_budget_mw import _limits, _windows
+from llm_budget_mw.types import Charges, Counter, Plan, SubjectLimits
+
+KEEP_MS = 86_400_000
+"""How long a late settlement still finds what expiry charged."""
+
+
+@dataclass(slots=True)
+class Hold:
+    """A reservation of one subject, or the mark it leaves behind."""
+
+    state: str
+    """`held`; `expired`, the amounts are what was charged; `settled` without a reservation."""
+    expires_ms: float
+    admitted_ms: int = 0
+    offer: int = 0
+    output: int = 0
+    charge_on_expiry: bool = True
+    amounts: dict[str, int] = field(default_factory=dict[str, int])
+    """By limit: what is held, or what expiry charged."""
+
+
+@dataclass(slots=True)
+class Account:
+    """Everything the store knows about one subject."""
+
+    born_ms: int
+    seen_ms: int = 0
+    """Time of the latest admission: a subject's time never runs backwards."""
+    lives_until_ms: float = 0.0
+    due_ms: float = math.inf
+    """No reservation expires before; too early a value costs a look, nothing else."""
+    counters: dict[str, Counter] = field(default_factory=dict[str, Counter])
+    holds: dict[str, Hold] = field(default_factory=dict[str, Hold])
+
+
+def roll(counter: Counter | None, start_ms: int) -> Counter:
+    """Return the counter as of the window that starts at `start_ms`, never an earlier one."""
+    if counter is None:
+        return Counter(start_ms, 0, 0, 0, 0)
+    if counter.start_ms >= start_ms:
+        return counter
+    return Counter(start_ms, 0, 0, counter.start_ms, counter.committed + counter.held)
+
+
+def choose(plan: Plan, rows: list[list[Counter]], now_ms: int) -> tuple[int, int]:
+    """Return number and output of the first offer that fits every limit, or (0, 0).
+
+    `rows` are the rolled counters of each subject of the plan.
+    """
+    limits = [
+        (limit, _windows.used(counter, limit.window, now_ms))
+        for entry, row in zip(plan.subjects, rows, strict=True)
+        for limit, counter in zip(entry.limits.limits, row, strict=True)
+    ]
+    for number, offer in enumerate(plan.offers, 1):
+        output = offer.max_output
+        for limit, used in limits:
+            fixed, each = _limits.charge(limit, offer)
+            if not fixed and not each:
+                continue  # what costs nothing passes, also when all is used up
+            room = _limits.usable(limit, offer) - used - fixed
+            if room < 0:
+                break
+            if each > 0:
+                output = min(output, room // each)
+        else:
+            if output >= offer.min_output:
+                return number, output
+    return 0, 0
+
+
+def hold(
+    account: Account,
+    plan: Plan,
+    entry: SubjectLimits,
+    counters: list[Counter],
+    choice: tuple[int, int],
+    now_ms: int,
+) -> list[Counter]:
+    """Write an admission into one subject's account; return its counters."""
+    number, output = choice
+    reservation = Hold(
+        "held", now_ms + plan.lease_ms, now_ms, number, output, plan.charge_on_expiry
+    )
+    for limit, counter in zip(entry.limits.limits, counters, strict=True):
+        fixed, each = _limits.charge(limit, plan.offers[number - 1])
+        amount = fixed + each * output
+        account.counters[limit.name] = counter._replace(held=counter.held + amount)
+        reservation.amounts[limit.name] = amount
+    account.holds[plan.id] = reservation
+    account.seen_ms = now_ms
+    account.due_ms = min(account.due_ms, reservation.expires_ms)
+    lifetime = max(plan.lease_ms, _limits.lifetime_ms(entry.limits))
+    if account.lives_until_ms < now_ms + lifetime:
+        account.lives_until_ms = now_ms + 1.25 * lifetime
+    return [account.counters[name] for name in entry.limits.names]
+
+
+def renew(account: Account, plan: Plan, now_ms: int) -> bool:
+    """Prolong the lease of a reservation, never shorten it; False if it is not held."""
+    reservation = account.holds.get(plan.id)
+    if reservation is None or reservation.state != "held":
+        return False
+    expires = now_ms + plan.lease_ms
+    reservation.expires_ms = max(reservation.expires_ms, expires)
+    account.lives_until_ms = max(account.lives_until_ms, expires)
+    return True
+
+
+def collect(account: Account, now_ms: int) -> None:
+    """End the reservations past their lease, if any can be."""
+    if now_ms < account.due_ms:
+        return
+    for key, reservation in list(account.holds.items()):
+        if reservation.expires_ms <= now_ms:
+            _expire(account, key, reservation, now_ms)
+    account.due_ms = min((kept.expires_ms for kept in account.holds.values()), default=math.inf)
+
+
+def settle(
+    account: Account,
+    entry: SubjectLimits,
+    key: str,
+    charges: Charges,
+    starts: list[int],
+    admitted_at_ms: int,
+    now_ms: int,
+) -> str:
+    """Replace a reservation by `charges`; see `Store.settle` for the digit it returns."""
+    reservation = account.holds.get(key)
+    if reservation is None:
+        if account.counters and account.born_ms <= admitted_at_ms:
+            return "2"
+        _charge(account, entry, charges, starts, now_ms)
+        account.due_ms = min(account.due_ms, now_ms + KEEP_MS)
+        _remember(account, entry, key, now_ms)
+        return "4"
+    if reservation.state == "settled":
+        return "2"
+    held = reservation.state == "held"
+    for limit in entry.limits.limits:
+        amount = reservation.amounts[limit.name]
+        actual = _limits.posted(limit, charges)
+        change = (amount, 0, actual) if held else (0, amount, actual)
+        _adjust(account, limit.name, reservation.admitted_ms, *change)
+    if admitted_at_ms:
+        del account.holds[key]
+    else:
+        # Nothing tells when it was held: next time its absence would look like a loss.
+        _remember(account, entry, key, now_ms)
+    return "1" if held else "3"
+
+
+def _adjust(
+    account: Account, name: str, admitted_ms: int, held: int, charged: int, actual: int
+) -> None:
+    """Let go of `held` in the window of the admission; turn `charged` there into `actual`."""
+    counter = account.counters[name]
+    if counter.start_ms <= admitted_ms:
+        counter = counter._replace(
+            committed=counter.committed + actual - charged, held=counter.held - held
+        )
+    elif counter.previous_start_ms <= admitted_ms:
+        counter = counter._replace(previous=counter.previous + actual - charged - held)
+    account.counters[name] = counter
+
+
+def _expire(account: Account, key: str, reservation: Hold, now_ms: int) -> None:
+    if reservation.state != "held":
+        del account.holds[key]
+        return
+    for name, amount in reservation.amounts.items():
+        charged = reservation.charge_on_expiry and account.counters[name].start_ms > 0
+        actual = amount if charged else 0
+        _adjust(account, name, reservation.admitted_ms, amount, 0, actual)
+        reservation.amounts[name] = actual
+    reservation.state = "expired"
+    reservation.expires_ms = now_ms + KEEP_MS
+
+
+def _charge(
+    account: Account, entry: SubjectLimits, charges: Charges, starts: list[int], now_ms: int
+) -> None:
+    """Charge a call of which the account knows nothing."""
+    for limit, start in zip(entry.limits.limits, starts, strict=True):
+        actual = _limits.posted(limit, charges)
+        counter = account.counters.get(limit.name)
+        if start > now_ms:  # a client's clock may not turn a window over
+            start = counter.start_ms if counter and counter.start_ms else now_ms
+        counter = roll(counter, start)
+        if counter.start_ms == start:
+            counter = counter._replace(committed=counter.committed + actual)
+        elif counter.previous_start_ms == start:
+            counter = counter._replace(previous=counter.previous + actual)
+        account.counters[limit.name] = counter
+    account.seen_ms = max(account.seen_ms, now_ms)
+
+
+def _remember(account: Account, entry: SubjectLimits, key: str, now_ms: int) -> None:
+    """Keep an id against a repetition, and against an admission that arrives after this."""
+    account.holds[key] = Hold("settled", now_ms + KEEP_MS)
+    lifetime = max(KEEP_MS, _limits.lifetime_ms(entry.limits))
+    account.lives_until_ms = max(account.lives_until_ms, now_ms + lifetime)

@@ -1,0 +1,210 @@
+"""Scripts over asyncio: the commands of one turn of the event loop leave together.
+
+That is three times the operations a second of one write each, and nothing lost for a command
+that is alone. Whoever waits may be cancelled at any time: the commands of a turn belong to a
+task of their own, which reads every reply or gives the connection up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple, Protocol, cast
+
+import redis.asyncio
+from redis import exceptions
+
+from llm_budget_mw.errors import StoreError
+from llm_budget_mw.stores._commands import Command
+
+
+class Link(Protocol):
+    """One event loop's way to the server."""
+
+    async def run(self, command: Command) -> object:
+        """Return the reply to a script call; raise `StoreError` if none comes in time."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+def link_to(client: redis.asyncio.Redis | redis.asyncio.RedisCluster, deadline_s: float) -> Link:
+    """Return the link over a client of the running loop."""
+    if isinstance(client, redis.asyncio.RedisCluster):
+        return _Singly(client, deadline_s)
+    return _Together(client, deadline_s)
+
+
+FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+"""All that redis-py raises for a server that does not do what it should."""
+
+
+def store_error(error: Exception) -> StoreError:
+    """Return the error of the client library as ours."""
+    return StoreError(f"{type(error).__name__}: {error}")
+
+
+class _Singly:
+    """Each command by itself: those of a cluster go to different servers."""
+
+    def __init__(self, client: redis.asyncio.RedisCluster, deadline_s: float) -> None:
+        self._client = client
+        self._deadline_s = deadline_s
+
+    async def run(self, command: Command) -> object:
+        script, keys, args = command
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                try:
+                    return await self._client.evalsha(script.sha, len(keys), *keys, *args)
+                except exceptions.NoScriptError:
+                    return await self._client.eval(script.source, len(keys), *keys, *args)
+        except TimeoutError as error:
+            raise _late(self._deadline_s) from error
+        except FAILURES as error:
+            raise store_error(error) from error
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class _Connection(Protocol):
+    """What is used of a redis-py connection."""
+
+    async def send_packed_command(self, command: bytes) -> None: ...
+
+    async def read_response(self) -> object: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+
+class _Pool(Protocol):
+    """What is used of a redis-py connection pool."""
+
+    async def get_connection(self) -> _Connection: ...
+
+    async def release(self, connection: _Connection) -> None: ...
+
+
+class _Waiting(NamedTuple):
+    command: Command
+    reply: asyncio.Future[object]
+
+
+class _Together:
+    """All commands of one turn of the loop in one write, each reply handed out as it arrives.
+
+    Not redis-py's pipeline, which gives back all replies at the end: this way the first
+    callers go on while the server still works for the last.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, deadline_s: float) -> None:
+        self._client = client
+        self._pool = cast("_Pool", client.connection_pool)
+        self._deadline_s = deadline_s
+        self._turn: list[_Waiting] = []
+        self._kept: _Connection | None = None
+        self._acquiring = 0
+        self._batches: set[asyncio.Task[None]] = set()
+
+    async def run(self, command: Command) -> object:
+        waiting = _Waiting(command, asyncio.get_running_loop().create_future())
+        self._turn.append(waiting)
+        if len(self._turn) == 1:
+            batch = asyncio.create_task(self._send())
+            self._batches.add(batch)
+            batch.add_done_callback(self._batches.discard)
+        return await waiting.reply
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._batches)
+        if self._kept is not None:
+            await self._pool.release(self._kept)
+        await self._client.aclose()
+
+    async def _send(self) -> None:
+        turn, self._turn = self._turn, []
+        failure = StoreError("the event loop was stopped")
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._persist(turn)
+        except TimeoutError:
+            failure = _late(self._deadline_s)
+        except FAILURES as error:
+            failure = store_error(error)
+        finally:
+            _fail(turn, failure)
+
+    async def _persist(self, turn: list[_Waiting]) -> None:
+        try:
+            await self._exchange(turn)
+        except exceptions.ConnectionError:
+            # Once more, as a client does: every script may be repeated.
+            await self._exchange([waiting for waiting in turn if not waiting.reply.done()])
+
+    async def _exchange(self, turn: list[_Waiting], *, known: bool = True) -> None:
+        connection = await self._take_connection()
+        clean = False
+        try:
+            wire = [_wire(waiting.command, known=known) for waiting in turn]
+            await connection.send_packed_command(b"".join(wire))
+            unknown = [waiting for waiting in turn if not await _answered(connection, waiting)]
+            clean = True
+        finally:
+            if not clean:  # what is still unread must never reach the next caller
+                await connection.disconnect(nowait=True)
+            if clean and self._kept is None and not self._acquiring:
+                self._kept = connection
+            else:
+                await self._pool.release(connection)
+        if unknown:
+            await self._exchange(unknown, known=False)
+
+    async def _take_connection(self) -> _Connection:
+        # One connection is kept: a pool takes a third of the time of a whole command. If it
+        # broke meanwhile, the second attempt gets one the pool has looked at.
+        connection, self._kept = self._kept, None
+        if connection is not None:
+            return connection
+        self._acquiring += 1
+        try:
+            return await self._pool.get_connection()
+        finally:
+            self._acquiring -= 1
+
+
+async def _answered(connection: _Connection, waiting: _Waiting) -> bool:
+    """Read one reply and hand it out; False if the server does not know the script."""
+    try:
+        reply = await connection.read_response()
+    except exceptions.NoScriptError:
+        return False
+    except exceptions.ResponseError as error:
+        _fail([waiting], store_error(error))
+    else:
+        if not waiting.reply.done():
+            waiting.reply.set_result(reply)
+    return True
+
+
+def _wire(command: Command, *, known: bool) -> bytes:
+    """Return a script call as it goes over the wire (RESP, an array of bulk strings)."""
+    script, keys, args = command
+    call = ("EVALSHA", script.sha) if known else ("EVAL", script.source)
+    parts = [
+        part.encode() if isinstance(part, str) else part
+        for part in (*call, str(len(keys)), *keys, *args)
+    ]
+    bulk = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
+    return b"*%d\r\n%b" % (len(parts), b"".join(bulk))
+
+
+def _fail(turn: list[_Waiting], error: StoreError) -> None:
+    for waiting in turn:
+        if not waiting.reply.done():
+            waiting.reply.set_exception(StoreError(*error.args))  # a traceback each
+
+
+def _late(deadline_s: float) -> StoreError:
+    return StoreError(f"no answer within {deadline_s * 1000:.0f} ms")

@@ -1,0 +1,67 @@
+"""What a store does: four operations, each atomic, none of which decides anything else.
+
+A store never refuses a settlement. `StoreError` means that the answer is not known: the
+operation may or may not have happened, which is why each of them may be repeated under the
+same reservation id without charging twice.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from llm_budget_mw.types import Admission, Charges, Grant, Plan
+
+
+class Store(Protocol):
+    """A store for threads."""
+
+    def admit(self, plan: Plan) -> Admission:
+        """Hold the first offer that fits every limit, or write nothing.
+
+        Raises `StoreError` when the store does not answer within its deadline.
+        """
+        ...
+
+    def settle(self, grant: Grant, charges: Charges) -> str:
+        """Replace a reservation by what was used; return one digit for each subject.
+
+        `1` settled, `2` nothing to do, `3` settled after expiry, `4` charged without a
+        reservation. Raises `StoreError` as `admit` does.
+        """
+        ...
+
+    def renew(self, grant: Grant) -> bool:
+        """Prolong the lease of a running call; False if the reservation is no longer held."""
+        ...
+
+    def now_ms(self) -> int:
+        """Return the store's clock as last heard; no round trip."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class AsyncStore(Protocol):
+    """A store for one event loop; the same operations."""
+
+    async def admit(self, plan: Plan) -> Admission:
+        """Like `Store.admit`."""
+        ...
+
+    async def settle(self, grant: Grant, charges: Charges) -> str:
+        """Like `Store.settle`."""
+        ...
+
+    async def renew(self, grant: Grant) -> bool:
+        """Like `Store.renew`."""
+        ...
+
+    def now_ms(self) -> int:
+        """Like `Store.now_ms`."""
+        ...
+
+    async def close(self) -> None:
+        """Like `Store.close`."""
+        ...
