@@ -1,15 +1,12 @@
-"""Credential → principal: who asks, before anything is looked up for them."""
+"""Credential → principal: who asks, before anything is looked up for them.
+
+The authenticators themselves are in `identity.authenticators`: importing cryptography takes
+longer than all the rest of this package.
+"""
 
 from __future__ import annotations
 
-from llm_budget_mw.identity.authenticators import AsyncJWTAuthenticator, JWTAuthenticator
 from llm_budget_mw.identity.bearer import www_authenticate
 from llm_budget_mw.identity.protocol import AsyncAuthenticator, Authenticator
 
-__all__ = [
-    "AsyncAuthenticator",
-    "AsyncJWTAuthenticator",
-    "Authenticator",
-    "JWTAuthenticator",
-    "www_authenticate",
-]
+__all__ = ["AsyncAuthenticator", "Authenticator", "www_authenticate"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm_budget_mw.tokens.bound import byte_bound, fixed_tokens, text_bytes, utf8_bytes
-from llm_budget_mw.tokens.exact import Counter
 from llm_budget_mw.tokens.families import family_of
 from llm_budget_mw.types import Prompt
 
 if TYPE_CHECKING:
     from llm_budget_mw.config.prices import TokensConfig
+    from llm_budget_mw.tokens.exact import Counter
 
 # Each text takes at least this much of the byte allowance: calling the tokenizer costs time too.
 _LEAST_PIECE = 16

@@ -11,7 +11,8 @@ import jwt
 import pytest
 
 from llm_budget_mw.errors import AuthenticationError, ConfigurationError
-from llm_budget_mw.identity import AsyncJWTAuthenticator, JWTAuthenticator, www_authenticate
+from llm_budget_mw.identity import www_authenticate
+from llm_budget_mw.identity.authenticators import AsyncJWTAuthenticator, JWTAuthenticator
 from tests.identity.issuer import (
     EC_KEY,
     ISSUER,

@@ -10,12 +10,8 @@ from typing import Any
 import pytest
 
 from llm_budget_mw.errors import AuthenticationError
-from llm_budget_mw.identity import (
-    AsyncAuthenticator,
-    AsyncJWTAuthenticator,
-    Authenticator,
-    JWTAuthenticator,
-)
+from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
+from llm_budget_mw.identity.authenticators import AsyncJWTAuthenticator, JWTAuthenticator
 from llm_budget_mw.identity.keyserver import fetch
 from tests.identity.issuer import (
     NOW,

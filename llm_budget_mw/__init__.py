@@ -1,0 +1,48 @@
+"""Budgets for calls to language models: ASGI and WSGI middleware that enforces them.
+
+Everything a user needs is here; what is not listed in `__all__` may change.
+"""
+
+from llm_budget_mw.asgi import BudgetMiddleware
+from llm_budget_mw.calls import AsyncCall, Call
+from llm_budget_mw.config import Config, json_schema, load
+from llm_budget_mw.current import Budget, current_budget
+from llm_budget_mw.errors import (
+    AuthenticationError,
+    BudgetError,
+    BudgetExceeded,
+    ConfigurationError,
+    RequestError,
+    ScopeError,
+    StoreError,
+)
+from llm_budget_mw.events import Event, Sink
+from llm_budget_mw.guard import AsyncGuard, Guard
+from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
+from llm_budget_mw.types import Principal, Usage
+
+__all__ = [
+    "AsyncAuthenticator",
+    "AsyncCall",
+    "AsyncGuard",
+    "AuthenticationError",
+    "Authenticator",
+    "Budget",
+    "BudgetError",
+    "BudgetExceeded",
+    "BudgetMiddleware",
+    "Call",
+    "Config",
+    "ConfigurationError",
+    "Event",
+    "Guard",
+    "Principal",
+    "RequestError",
+    "ScopeError",
+    "Sink",
+    "StoreError",
+    "Usage",
+    "current_budget",
+    "json_schema",
+    "load",
+]

@@ -1,0 +1,211 @@
+"""Decisions without I/O: a request becomes a plan, a reply a decision, an ending a settlement.
+
+Everything here takes values and returns values; the edges and the guard move the bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+from typing import NamedTuple
+
+from llm_budget_mw.dialects import _surcharges
+from llm_budget_mw.policy import Policy, Rung, Tier
+from llm_budget_mw.pricing import Prices
+from llm_budget_mw.tokens.bound import fixed_tokens
+from llm_budget_mw.tokens.estimate import Estimator, InputEstimate
+from llm_budget_mw.types import (
+    MAX_AMOUNT,
+    Charges,
+    Decision,
+    Grade,
+    Grant,
+    ModelCall,
+    Offer,
+    Plan,
+    Principal,
+    Prompt,
+    Settlement,
+    Usage,
+)
+
+_PRICED = frozenset({_surcharges.CACHE_WRITE, _surcharges.CACHE_WRITE_1H})
+
+
+class Ending(enum.StrEnum):
+    """How a call ended."""
+
+    COMPLETE = "complete"
+    CUT = "cut"
+    """The client left, the server stopped it, or upstream broke after it had begun."""
+    REFUSED_UPSTREAM = "refused_upstream"
+    """The provider answered an error and reports no usage."""
+    NOT_CALLED = "not_called"
+    """Nothing was asked of a provider: the handler failed before."""
+    UNREPORTED = "unreported"
+    """The handler finished without reporting usage on a route that should."""
+
+
+class Outcome(NamedTuple):
+    """What the edge saw of a call."""
+
+    ending: Ending
+    usage: Usage | None = None
+    counted_output: int | None = None
+    """Output tokens counted from what was streamed; None if they could not be counted."""
+
+
+class Engine:
+    """The rules of one configuration; shared by all requests and threads."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        prices: Prices,
+        estimator: Estimator,
+        lease_ms: int,
+        *,
+        charge_on_expiry: bool = True,
+    ) -> None:
+        self.policy = policy
+        self.prices = prices
+        self.estimator = estimator
+        self._lease_ms = lease_ms
+        self._charge_on_expiry = charge_on_expiry
+
+    def plan(self, principal: Principal, call: ModelCall, *, exact: bool = False) -> Plan:
+        """Turn a call into a plan; `exact` counts the input, which may take milliseconds.
+
+        Raises `RequestError` where the tier does not allow the model, or nobody knows its
+        price and a limit is in money.
+        """
+        tier = self.policy.tier(principal)
+        rungs = self.policy.rungs(tier, call)
+        estimate = self.estimator.count if exact else self.estimator.bound
+        hidden = sum([tier.surcharge(feature) for feature in call.surcharges - _PRICED])
+        offers = tuple(
+            [
+                self._offer(
+                    tier, rung, call, principal, estimate(call.prompt, rung.counted_as), hidden
+                )
+                for rung in rungs
+            ]
+        )
+        return Plan(
+            os.urandom(12).hex(),
+            self.policy.subjects(principal, tier),
+            offers,
+            self._lease_ms,
+            self._charge_on_expiry,
+        )
+
+    def worth_counting(self, plan: Plan, call: ModelCall) -> bool:
+        """Return whether exact input tokens could lower what this plan holds by much."""
+        offer = plan.offers[0]
+        part, each = offer.fixed_tokens, offer.per_output_tokens
+        if offer.fixed_nano:
+            part, each = offer.fixed_nano, offer.per_output_nano
+        whole = part + each * offer.max_output
+        bound = InputEstimate(offer.fixed_tokens, exact=False)
+        return self.estimator.worth_counting(call.prompt, bound, part / max(whole, 1))
+
+    def might_fit(self, decided: Decision, call: ModelCall) -> bool:
+        """Return whether a refused call could be admitted with its input counted exactly."""
+        if isinstance(decided, Grant) or decided.binding is None:
+            return False
+        if decided.binding.limit.resource not in ("tokens", "cost"):
+            return False
+        bound = InputEstimate(decided.plan.offers[-1].fixed_tokens, exact=False)
+        return self.estimator.worth_counting(call.prompt, bound, 1.0)
+
+    def count(self, text: str, model: str) -> int:
+        """Return the tokens of generated text, or a bound on them without a vocabulary."""
+        # An estimate also holds what a provider adds to the input of a request.
+        return self.estimator.count(Prompt((text,)), model).tokens - fixed_tokens(Prompt(), model)
+
+    def _offer(
+        self,
+        tier: Tier,
+        rung: Rung,
+        call: ModelCall,
+        principal: Principal,
+        estimate: InputEstimate,
+        hidden: int,
+    ) -> Offer:
+        most = rung.max_tokens
+        if principal.urgent:
+            most = int(most * tier.urgent)
+        if call.max_output is not None:
+            most = min(most, call.max_output)
+        tokens = estimate.tokens + hidden
+        fixed_nano, per_output_nano = rung.price.bound(
+            tokens,
+            cache_writes=not _PRICED.isdisjoint(call.surcharges),
+            audio=any(media.kind == "audio" for media in call.prompt.media),
+        )
+        return Offer(
+            rung.model,
+            most,
+            min(rung.min_tokens, most),
+            rung.ceiling,
+            tokens,
+            call.samplings,
+            fixed_nano,
+            per_output_nano * call.samplings,
+        )
+
+    def settle(
+        self, grant: Grant, outcome: Outcome, *, service_tier: str | None = None
+    ) -> Settlement:
+        """Say what replaces a reservation; unknown sides keep what the reservation held.
+
+        `service_tier` is the one asked for: where the answer names none, it may have been given.
+        """
+        usage, grade = _fill(grant, outcome)
+        if grade is Grade.RELEASED:
+            return Settlement(grant, usage, grade, outcome.ending, Charges(0, 0, 0), overrun=False)
+        held = grant.charges
+        cost = self._cost(usage, grant.offer.model, service_tier)
+        tokens = min(MAX_AMOUNT, _total_tokens(usage))
+        charges = Charges(1, tokens, held.cost_nano if cost is None else cost)
+        overrun = tokens > held.tokens or charges.cost_nano > held.cost_nano
+        return Settlement(grant, usage, grade, outcome.ending, charges, overrun)
+
+    def _cost(self, usage: Usage, model: str, service_tier: str | None) -> int | None:
+        cost = self.prices.cost(usage, model)
+        if cost is None or usage.service_tier is not None or service_tier is None:
+            return cost
+        asked = self.prices.cost(dataclasses.replace(usage, service_tier=service_tier), model)
+        return cost if asked is None else max(cost, asked)
+
+
+def _fill(grant: Grant, outcome: Outcome) -> tuple[Usage, Grade]:
+    """Return usage without gaps, and how well it is known."""
+    usage = outcome.usage or Usage()
+    if usage.input_tokens is not None and usage.output_tokens is not None:
+        cut = outcome.ending is Ending.CUT
+        return usage, Grade.COUNTED if cut else Grade.EXACT
+    unknown = usage.input_tokens is None and usage.output_tokens is None
+    if unknown and outcome.ending in (Ending.NOT_CALLED, Ending.REFUSED_UPSTREAM):
+        return Usage(0, 0), Grade.RELEASED
+    return _estimate(grant, outcome, usage)
+
+
+def _estimate(grant: Grant, outcome: Outcome, usage: Usage) -> tuple[Usage, Grade]:
+    """Fill what is unknown: with what was counted, else with what the reservation held."""
+    offer = grant.offer
+    grade = Grade.COUNTED
+    tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+    if tokens_in is None:
+        tokens_in = offer.fixed_tokens
+    if tokens_out is None:
+        tokens_out = outcome.counted_output
+    if tokens_out is None:
+        tokens_out, grade = offer.per_output_tokens * grant.output, Grade.ESTIMATED
+    return dataclasses.replace(usage, input_tokens=tokens_in, output_tokens=tokens_out), grade
+
+
+def _total_tokens(usage: Usage) -> int:
+    own = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+    return own + sum(map(_total_tokens, usage.extra))

@@ -1,0 +1,405 @@
+"""The shell around a call: engine, store, sinks and the outage rule, for every edge.
+
+`Guard` and `AsyncGuard` share everything but the lines that wait. Neither ever raises
+because of the store: a store that does not answer is a case of the outage rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Self, TypeVar
+
+from llm_budget_mw import assembly, decision, events
+from llm_budget_mw.calls import AsyncCall, Call, origin_of
+from llm_budget_mw.config import Config
+from llm_budget_mw.engine import Engine, Outcome
+from llm_budget_mw.errors import StoreError
+from llm_budget_mw.events import Event, Identifier, Origin, Sink
+from llm_budget_mw.outage import Outage
+from llm_budget_mw.stores.base import AsyncStore, Store
+from llm_budget_mw.types import Charges, Decision, Grant, Plan, Principal, Settlement
+
+_DELIVER = 16
+"""Queued settlements a synchronous call delivers in passing."""
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Held(NamedTuple):
+    """An admitted call and what its settlement will need."""
+
+    grant: Grant
+    origin: Origin
+    started_at: float
+
+
+class _Shell:
+    """What the sync and the async guard do alike; nothing here waits."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        sinks: Sequence[Sink],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        self.outage = Outage(config.outage, clock)
+        self._sinks = tuple(sinks)
+        self._clock = clock
+        secret = config.events.id_secret
+        key = secret.get_secret_value().encode() if secret else secrets.token_bytes(32)
+        self._identifier = Identifier(config.events.principal, key)
+
+    def emit(self, event: Event) -> None:
+        """Give an event to every sink; a sink that fails is logged and does not matter."""
+        for sink in self._sinks:
+            try:
+                sink.emit(event)
+            except Exception:  # noqa: BLE001 (a sink is foreign code)
+                _log.exception("a sink could not take %s", event.name)
+
+    def plan(self, origin: Origin) -> Plan:
+        """Plan a call with the cheap bound on its input; see `Engine.plan`."""
+        return self.engine.plan(origin.principal, origin.call)
+
+    def hold(self, decided: Decision, origin: Origin) -> Held | None:
+        """Note an admission; emit the event of a refusal."""
+        if isinstance(decided, Grant):
+            return Held(decided, origin, self._clock())
+        who = self._identifier.name(origin.principal)
+        self.emit(events.refused(decided, origin, who))
+        return None
+
+    def _unlimited(self, plan: Plan) -> Grant:
+        return Grant(plan, plan.offers[0], plan.offers[0].max_output, None)
+
+    def _answered(self) -> bool:
+        """Note that the store answered; True if settlements wait for that."""
+        if self.outage.breaker.succeeded():
+            self.emit(events.store_up(self.outage.waiting, self.outage.lost))
+        return self.outage.waiting > 0
+
+    def _failed(self, error: StoreError) -> None:
+        if self.outage.breaker.failed():
+            self.emit(events.store_down(str(error)))
+
+    def _without_store(self, plan: Plan, origin: Origin, error: StoreError | None) -> Decision:
+        decided = self.outage.admit(plan)
+        if isinstance(decided, Grant):
+            who = self._identifier.name(origin.principal)
+            self.emit(events.unchecked(decided, origin, who, str(error or "breaker open")))
+        elif error is not None:
+            self.outage.abandon(plan)  # the script may yet run, when the server wakes up
+        return decided
+
+    def _settlement(self, held: Held, outcome: Outcome) -> Settlement:
+        tier = held.origin.call.service_tier
+        settlement = self.engine.settle(held.grant, outcome, service_tier=tier)
+        self.outage.settle(held.grant, settlement.charges)
+        return settlement
+
+    def _closed(self) -> None:
+        waiting, lost = self.outage.waiting, self.outage.lost
+        if waiting or lost:
+            _log.critical("settlements not delivered: %d waiting, %d lost before", waiting, lost)
+
+    def _report(self, held: Held, settlement: Settlement) -> None:
+        who = self._identifier.name(held.origin.principal)
+        duration_ms = round((self._clock() - held.started_at) * 1000)
+        version = self.engine.prices.version
+        self.emit(events.settled(settlement, held.origin, who, version, duration_ms))
+
+
+class Guard(_Shell):
+    """The guard for threads: WSGI, scripts, workers."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        store: Store,
+        sinks: Sequence[Sink] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(engine, config, sinks, clock)
+        self.store = store
+
+    @classmethod
+    def open(
+        cls,
+        config: assembly.Source = None,
+        *,
+        store: Store | None = None,
+        sinks: Sequence[Sink] | None = None,
+    ) -> Self:
+        """Open a guard on a configuration; `store` and `sinks` replace what that names.
+
+        Raises `ConfigurationError` naming every wrong option.
+        """
+        settings = assembly.configuration(config)
+        return cls(
+            assembly.build_engine(settings),
+            settings,
+            assembly.build_store(settings) if store is None else store,
+            assembly.build_sinks(settings) if sinks is None else sinks,
+        )
+
+    def decide(self, origin: Origin) -> Decision:
+        """Plan and admit a call, counting its input where that could change the answer.
+
+        Raises `RequestError` for a call that cannot be bounded.
+        """
+        plan = self.plan(origin)
+        exact = self.engine.worth_counting(plan, origin.call)
+        if exact:
+            plan = self.engine.plan(origin.principal, origin.call, exact=True)
+        decided = self.admit(plan, origin)
+        if not exact and self.engine.might_fit(decided, origin.call):
+            plan = self.engine.plan(origin.principal, origin.call, exact=True)
+            decided = self.admit(plan, origin)
+        return decided
+
+    def admit(self, plan: Plan, origin: Origin) -> Decision:
+        """Ask the store, or the outage rule where it does not answer."""
+        if not plan.subjects:
+            return self._unlimited(plan)
+        if not self.outage.breaker.allows():
+            return self._without_store(plan, origin, None)
+        try:
+            admission = self.store.admit(plan)
+        except StoreError as error:
+            self._failed(error)
+            return self._without_store(plan, origin, error)
+        if self._answered():
+            self._deliver(_DELIVER)
+        return decision.decide(plan, admission)
+
+    def call(
+        self,
+        principal: Principal,
+        *,
+        dialect: str = "openai_chat",
+        feature: str | None = None,
+        **request: Any,
+    ) -> Call:
+        """Return a guarded call, to be entered with `with`.
+
+        `request` is what the provider's SDK would be given: `model`, `messages`, ... Raises
+        `RequestError` where it cannot be read; entering raises `BudgetExceeded`.
+        """
+        return Call(self, origin_of(principal, dialect, feature, request), dialect)
+
+    def settle(self, held: Held, outcome: Outcome) -> Settlement:
+        """Replace a reservation by what was used, now or when the store is back."""
+        settlement = self._settlement(held, outcome)
+        if held.grant.plan.subjects:
+            self._post(held.grant, settlement.charges)
+        self._report(held, settlement)
+        return settlement
+
+    def renew(self, grant: Grant) -> bool:
+        """Prolong a running call's lease; False if the store does not hold it (any more)."""
+        if not grant.plan.subjects or not self.outage.breaker.allows():
+            return False
+        try:
+            renewed = self.store.renew(grant)
+        except StoreError as error:
+            self._failed(error)
+            return False
+        if self._answered():
+            self._deliver(_DELIVER)
+        return renewed
+
+    def close(self) -> None:
+        """Deliver what waits, as far as the store takes it, and let go of the store.
+
+        What it does not take is lost with this process, and logged.
+        """
+        self._deliver(self.outage.waiting)
+        self._closed()
+        self.store.close()
+
+    def _post(self, grant: Grant, charges: Charges) -> None:
+        if not self.outage.breaker.allows():
+            self.outage.keep(grant, charges)
+            return
+        try:
+            self.store.settle(grant, charges)
+        except StoreError as error:
+            self._failed(error)
+            self.outage.keep(grant, charges)
+        else:
+            if self._answered():
+                self._deliver(_DELIVER)
+
+    def _deliver(self, count: int) -> None:
+        for _ in range(count):
+            kept = self.outage.take()
+            if kept is None:
+                return
+            try:
+                self.store.settle(*kept)
+            except StoreError as error:
+                self._failed(error)
+                self.outage.keep(*kept)
+                return
+
+
+class AsyncGuard(_Shell):
+    """The guard for an event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        store: AsyncStore,
+        sinks: Sequence[Sink] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(engine, config, sinks, clock)
+        self.store = store
+        self._delivery: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    def open(
+        cls,
+        config: assembly.Source = None,
+        *,
+        store: AsyncStore | None = None,
+        sinks: Sequence[Sink] | None = None,
+    ) -> Self:
+        """Open a guard on a configuration; `store` and `sinks` replace what that names.
+
+        Raises `ConfigurationError` naming every wrong option.
+        """
+        settings = assembly.configuration(config)
+        return cls(
+            assembly.build_engine(settings),
+            settings,
+            assembly.build_async_store(settings) if store is None else store,
+            assembly.build_sinks(settings) if sinks is None else sinks,
+        )
+
+    async def decide(self, origin: Origin) -> Decision:
+        """Like `Guard.decide`; long prompts are counted in a thread."""
+        plan = self.plan(origin)
+        exact = self.engine.worth_counting(plan, origin.call)
+        if exact:
+            plan = await self._exact_plan(origin)
+        decided = await self.admit(plan, origin)
+        if not exact and self.engine.might_fit(decided, origin.call):
+            decided = await self.admit(await self._exact_plan(origin), origin)
+        return decided
+
+    async def admit(self, plan: Plan, origin: Origin) -> Decision:
+        """Like `Guard.admit`; an admission that is cancelled is given back."""
+        if not plan.subjects:
+            return self._unlimited(plan)
+        if not self.outage.breaker.allows():
+            return self._without_store(plan, origin, None)
+        try:
+            admission = await self.store.admit(plan)
+        except StoreError as error:
+            self._failed(error)
+            return self._without_store(plan, origin, error)
+        except asyncio.CancelledError:
+            self.outage.abandon(plan)
+            self._start_delivery()
+            raise
+        if self._answered():
+            self._start_delivery()
+        return decision.decide(plan, admission)
+
+    def call(
+        self,
+        principal: Principal,
+        *,
+        dialect: str = "openai_chat",
+        feature: str | None = None,
+        **request: Any,
+    ) -> AsyncCall:
+        """Return a guarded call, to be entered with `async with`; see `Guard.call`."""
+        return AsyncCall(self, origin_of(principal, dialect, feature, request), dialect)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something in a task of its own, which the end of a request cannot cancel."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def settle(self, held: Held, outcome: Outcome) -> Settlement:
+        """Like `Guard.settle`."""
+        settlement = self._settlement(held, outcome)
+        if held.grant.plan.subjects:
+            await self._post(held.grant, settlement.charges)
+        self._report(held, settlement)
+        return settlement
+
+    async def renew(self, grant: Grant) -> bool:
+        """Like `Guard.renew`."""
+        if not grant.plan.subjects or not self.outage.breaker.allows():
+            return False
+        try:
+            renewed = await self.store.renew(grant)
+        except StoreError as error:
+            self._failed(error)
+            return False
+        if self._answered():
+            self._start_delivery()
+        return renewed
+
+    async def close(self) -> None:
+        """Like `Guard.close`; calls that are being settled are waited for."""
+        # One that ends may start another: a settlement, the delivery of what waits.
+        while self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+        await self._deliver()
+        self._closed()
+        await self.store.close()
+
+    async def _exact_plan(self, origin: Origin) -> Plan:
+        if self.engine.estimator.offload(origin.call.prompt):
+            return await asyncio.to_thread(
+                self.engine.plan, origin.principal, origin.call, exact=True
+            )
+        return self.engine.plan(origin.principal, origin.call, exact=True)
+
+    async def _post(self, grant: Grant, charges: Charges) -> None:
+        if not self.outage.breaker.allows():
+            self.outage.keep(grant, charges)
+            return
+        try:
+            await self.store.settle(grant, charges)
+        except StoreError as error:
+            self._failed(error)
+            self.outage.keep(grant, charges)
+        except asyncio.CancelledError:
+            self.outage.keep(grant, charges)
+            raise
+        else:
+            if self._answered():
+                self._start_delivery()
+
+    def _start_delivery(self) -> None:
+        if self._delivery is None or self._delivery.done():
+            self._delivery = self.start(self._deliver())
+
+    async def _deliver(self) -> None:
+        while kept := self.outage.take():
+            try:
+                await self.store.settle(*kept)
+            except StoreError as error:
+                self._failed(error)
+                self.outage.keep(*kept)
+                return
+            except asyncio.CancelledError:
+                self.outage.keep(*kept)
+                raise

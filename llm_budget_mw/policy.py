@@ -1,0 +1,172 @@
+"""Which limits and offers a principal has; compiled from the configuration at start-up."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import quote
+
+from llm_budget_mw.config import Config, OfferConfig, TierConfig, tier_limits
+from llm_budget_mw.errors import ConfigurationError, RequestError
+from llm_budget_mw.pricing import ModelPrice, PerClass, Prices
+from llm_budget_mw.types import LimitSet, ModelCall, Principal, Subject, SubjectLimits
+
+_LADDERS_KEPT = 1024
+"""Ladders kept per tier; model names come from outside, so their number is bounded."""
+_LONGEST_NAME = 200
+"""A longer id, once escaped, is named by its hash: it stands in every key."""
+
+Asked = tuple[str | None, str | None]
+"""Requested model and service tier."""
+_FREE = ModelPrice(PerClass(), source="unknown", known=False)
+
+
+class Rung(NamedTuple):
+    """One step of a tier's ladder: a model with its bounds and its price."""
+
+    model: str
+    ceiling: float
+    max_tokens: int
+    min_tokens: int
+    price: ModelPrice
+    counted_as: str
+    """The model whose tokenizer counts: what an alias stands for."""
+
+
+@dataclass(slots=True)
+class Tier:
+    """One tier of the configuration, compiled."""
+
+    name: str
+    config: TierConfig
+    limits: LimitSet
+    in_money: bool
+    """True if a limit counts money: then a model without a price is refused."""
+    urgent: float
+    ladders: dict[Asked, tuple[Rung, ...]] = field(default_factory=dict[Asked, tuple[Rung, ...]])
+    """Ladders by what was asked for, as far as they were."""
+
+    def surcharge(self, feature: str) -> int:
+        """Return the hidden input tokens to reserve for a feature.
+
+        Raises `RequestError` if the feature has none configured: what it adds has no bound.
+        """
+        tokens = self.config.surcharges.get(feature)
+        if tokens is None:
+            raise RequestError(
+                f"This application does not allow {feature}: its hidden input has no bound.",
+                status=400,
+                code="feature_not_allowed",
+            )
+        return tokens
+
+
+class Policy:
+    """The tiers of one configuration."""
+
+    def __init__(self, config: Config, prices: Prices) -> None:
+        self._prices = prices
+        self._tiers = {
+            name: _compile(name, tier, config, prices) for name, tier in config.tiers.items()
+        }
+
+    def tier(self, principal: Principal) -> Tier:
+        """Return the principal's tier; `default` for none or an unknown one."""
+        return self._tiers.get(principal.tier or "default") or self._tiers["default"]
+
+    def subjects(self, principal: Principal, tier: Tier) -> tuple[SubjectLimits, ...]:
+        """Return who is charged, with the limits of each."""
+        if not tier.limits.limits:
+            return ()
+        return (SubjectLimits(subject_of(principal.tenant, principal.id), tier.limits),)
+
+    def rungs(self, tier: Tier, call: ModelCall) -> tuple[Rung, ...]:
+        """Return the offers for a requested model, best first; never empty.
+
+        Raises `RequestError` if the tier does not allow the model, or nobody knows its price.
+        """
+        asked = (call.model, call.service_tier)
+        ladder = tier.ladders.get(asked)
+        if ladder is None:
+            steps = _steps(tier.config, call.model)
+            ladder = tuple(self._rung(tier, step, call.service_tier) for step in steps)
+            if len(tier.ladders) < _LADDERS_KEPT:
+                tier.ladders[asked] = ladder
+        return ladder
+
+    def _rung(self, tier: Tier, step: OfferConfig, service_tier: str | None) -> Rung:
+        price = self._prices.of(step.model, service_tier)
+        if price is None:
+            if tier.in_money:
+                at = f" in the service tier {service_tier!r}" if service_tier else ""
+                raise RequestError(
+                    f"The model {step.model!r} has no known price{at}, "
+                    "and this budget is in money.",
+                    status=400,
+                    code="unknown_price",
+                )
+            price = _FREE
+        most = min(step.max_tokens or tier.config.max_tokens, tier.config.max_tokens)
+        least = step.min_tokens or tier.config.min_tokens
+        counted_as = self._prices.canonical(step.model)
+        return Rung(step.model, step.ceiling, most, least, price, counted_as)
+
+
+def _steps(tier: TierConfig, model: str | None) -> Sequence[OfferConfig]:
+    """Return the part of a tier's ladder that a caller who names `model` may use."""
+    if model is None:
+        if not tier.offers:
+            raise RequestError("The request names no model.", status=400, code="model_missing")
+        return tier.offers
+    # Who names a model of the ladder starts there, and never gets one above it.
+    for number, offer in enumerate(tier.offers):
+        if offer.model == model:
+            return tier.offers[number:]
+    if tier.models and not any(map(functools.partial(_matches, model), tier.models)):
+        raise RequestError(
+            f"The model {model!r} is not allowed here.", status=403, code="model_not_allowed"
+        )
+    # Not validated: the name is a caller's, who must not be told of a wrong configuration.
+    return (OfferConfig.model_construct(model=model),)
+
+
+def _matches(model: str, pattern: str) -> bool:
+    return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
+
+
+@functools.lru_cache(maxsize=4096)
+def subject_of(tenant: str | None, principal_id: str) -> Subject:
+    """Return the subject of a principal, escaped: no id can forge a separator or another's key.
+
+    The partition is the tenant where there is one, so that a tenant's keys share a server.
+    Raises `TypeError` if a name is no text, or the id is empty: an authenticator is wrong.
+    """
+    user = f"user/{_escaped('id', principal_id)}"
+    # A tenant's name has no slash left after escaping, so it cannot be taken for a user's.
+    return Subject(_escaped("tenant", tenant) if tenant else user, user)
+
+
+def _escaped(field: str, name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"Principal.{field} is {name!r}: an authenticator has to make it a text")
+    # JSON may hold half of a surrogate pair, and so may a claim.
+    escaped = quote(name, safe="", errors="surrogatepass")
+    if len(escaped) <= _LONGEST_NAME:
+        return escaped
+    # No escaped name has an equals sign, so none can be taken for a hash.
+    return f"={hashlib.sha256(escaped.encode()).hexdigest()}"
+
+
+def _compile(name: str, tier: TierConfig, config: Config, prices: Prices) -> Tier:
+    limits = tier_limits(tier, config, prices.base_tokens_nano)
+    in_money = any(limit.resource == "cost" for limit in limits)
+    for offer in tier.offers:
+        if in_money and prices.of(offer.model) is None:
+            raise ConfigurationError(
+                f"tiers.{name}.offers: the model {offer.model!r} has no known price, and a budget "
+                "of this tier is in money: add it to `prices.models` or to `prices.aliases`"
+            )
+    return Tier(name, tier, LimitSet(limits), in_money, float(tier.urgent))

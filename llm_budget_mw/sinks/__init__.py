@@ -1,0 +1,1 @@
+"""Where events go: structlog, and OpenTelemetry metrics and span attributes."""

@@ -1,0 +1,392 @@
+"""Tests of `llm_budget_mw.calls`: a model called from code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from typing import Any
+
+import anthropic.types
+import httpx
+import httpx2
+import openai
+import openai.types
+import openai.types.chat
+import pytest
+
+from llm_budget_mw import events
+from llm_budget_mw.calls import AsyncCall, Call, read_report
+from llm_budget_mw.errors import BudgetExceeded, RequestError
+from llm_budget_mw.guard import AsyncGuard, Guard
+from llm_budget_mw.stores.memory import AsyncMemoryStore
+from llm_budget_mw.types import Charges, Grade, Grant, RefusalReason, Usage
+from tests.deployment import ALICE, Recorder, SwitchStore, configured, engine_of
+
+TIER = {"requests": "3/day", "tokens": "100000/day", "budget": "$1/day", "max_tokens": 100}
+MESSAGES = [{"role": "user", "content": "hi"}]
+OPENAI_ANSWER = openai.types.chat.ChatCompletion.model_validate(
+    {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "small",
+        "choices": [],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+    }
+)
+ANTHROPIC_ANSWER = anthropic.types.Message.model_validate(
+    {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-x",
+        "content": [],
+        "usage": {"input_tokens": 9, "output_tokens": 3, "cache_read_input_tokens": 5},
+    }
+)
+
+
+@dataclasses.dataclass
+class World:
+    """Both guards on one store."""
+
+    guard: Guard
+    waiting: AsyncGuard
+    store: SwitchStore
+    sink: Recorder
+
+
+@pytest.fixture
+def world() -> World:
+    config, store, sink = configured(TIER), SwitchStore(), Recorder()
+    engine = engine_of(config)
+    waiting = AsyncGuard(engine, config, AsyncMemoryStore(store), [sink])
+    return World(Guard(engine, config, store, [sink]), waiting, store, sink)
+
+
+def call(world: World, **request: Any) -> Call:
+    return world.guard.call(ALICE, model="big", messages=MESSAGES, **request)
+
+
+def test_a_call_is_admitted_recorded_and_settled(world: World) -> None:
+    """The grant is there while it runs, the settlement afterwards."""
+    with call(world) as made:
+        assert (made.principal, made.model, made.max_tokens) == (ALICE, "big", 100)
+        assert made.settlement is None
+        made.record(Usage(9, 3))
+
+    assert made.settlement is not None
+    assert made.settlement.grade is Grade.EXACT
+    assert made.settlement.charges == Charges(1, 12, 9 * 2_500 + 3 * 10_000)
+    assert made.grant.plan.id == world.store.settled[0][0]
+
+
+async def test_a_call_on_an_event_loop_is_the_same(world: World) -> None:
+    """Admitted, recorded and settled, with one event."""
+    async with world.waiting.call(ALICE, feature="chat", model="big", messages=MESSAGES) as made:
+        made.record(OPENAI_ANSWER)
+
+    assert made.settlement is not None
+    assert made.settlement.charges == Charges(1, 12, 9 * 150 + 3 * 600)
+    [event] = world.sink.named(events.SETTLED)
+    assert (event["feature"], event["response_model"]) == ("chat", "small")
+
+
+def test_the_request_has_the_grant_written_into_it(world: World) -> None:
+    """Model and bound are the granted ones; everything else is what was given."""
+    with call(world, max_tokens=5_000, temperature=0.5) as made:
+        made.cancel()
+
+    assert made.request == {
+        "model": "big",
+        "messages": MESSAGES,
+        "max_tokens": 100,
+        "temperature": 0.5,
+    }
+
+
+def test_a_dialect_writes_its_own_request(world: World) -> None:
+    """A call to Anthropic is made in its words."""
+    request: dict[str, Any] = {"model": "claude-x", "messages": MESSAGES, "max_tokens": 5_000}
+    with world.guard.call(ALICE, dialect="anthropic_messages", **request) as made:
+        made.record(ANTHROPIC_ANSWER)
+
+    assert made.request == {**request, "max_tokens": 100}
+    assert made.settlement is not None
+    assert made.settlement.usage == Usage(14, 3, cache_read_tokens=5, model="claude-x")
+
+
+def test_nothing_is_granted_before_the_call_is_entered(world: World) -> None:
+    """Making a call asks nobody."""
+    made = call(world)
+
+    with pytest.raises(RuntimeError, match="enter it with `with`"):
+        _ = made.max_tokens
+    assert world.store.plans == []
+
+
+async def test_a_refused_call_raises_with_its_reasons(world: World) -> None:
+    """The body of the `with` never runs, and nothing is left to settle."""
+    for _ in range(3):
+        with call(world) as made:
+            made.record(Usage(1, 1))
+
+    with pytest.raises(BudgetExceeded, match="requests-per-day is used up") as caught, call(world):
+        pytest.fail("admitted")
+    with pytest.raises(BudgetExceeded):
+        async with world.waiting.call(ALICE, model="big", messages=MESSAGES):
+            pytest.fail("admitted")
+
+    assert caught.value.refusal.reason is RefusalReason.EXHAUSTED
+    assert world.sink.names.count(events.REFUSED) == 2
+    assert len(world.store.settled) == 3
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"model": "big"},
+        {"model": 7, "messages": MESSAGES},
+        {"model": "big", "messages": [object()]},
+    ],
+    ids=["no messages", "no model name", "no JSON"],
+)
+def test_a_request_that_cannot_be_read_is_refused_at_once(
+    world: World, request_: dict[str, Any]
+) -> None:
+    """Before anything is asked of the store."""
+    with pytest.raises(RequestError):
+        world.guard.call(ALICE, **request_)
+
+
+def test_messages_may_be_an_sdks_own_objects(world: World) -> None:
+    """What came back from a provider can be sent again."""
+    message = openai.types.chat.ChatCompletionMessage(role="assistant", content="hello")
+    made = world.guard.call(ALICE, model="big", messages=[message])
+
+    with made:
+        made.cancel()
+    assert made.request["messages"][0]["content"] == "hello"
+
+
+@pytest.mark.parametrize("enter_again", [True, False])
+def test_a_call_is_entered_once(world: World, enter_again: bool) -> None:
+    """A second time it would be settled by the first one's usage."""
+    made = call(world)
+    with made:
+        made.record(Usage(1, 1))
+        if not enter_again:
+            return
+
+    with pytest.raises(RuntimeError, match="entered once"), made:
+        pytest.fail("entered twice")
+    assert len(world.store.plans) == 1
+
+
+async def test_an_async_call_is_entered_once(world: World) -> None:
+    """The same rule."""
+    made = world.waiting.call(ALICE, model="big", messages=MESSAGES)
+    async with made:
+        made.record(Usage(1, 1))
+
+    with pytest.raises(RuntimeError, match="entered once"):
+        async with made:
+            pytest.fail("entered twice")
+
+
+# --- endings
+
+
+REQUEST = httpx2.Request("POST", "http://test")
+
+
+def openai_error(status: int) -> openai.APIStatusError:
+    response = httpx2.Response(status, request=REQUEST)
+    return openai.APIStatusError("no", response=response, body=None)
+
+
+def ended(world: World, error: BaseException | None, *, usage: Usage | None = None) -> Call:
+    """Return a call that ended in this error, or without one."""
+    made = call(world)
+    with contextlib.suppress(BaseException), made:
+        if usage is not None:
+            made.record(usage)
+        if error is not None:
+            raise error
+    return made
+
+
+def graded(made: Call | AsyncCall) -> tuple[Grade, str, Charges]:
+    assert made.settlement is not None
+    return made.settlement.grade, made.settlement.ending, made.settlement.charges
+
+
+HELD = Charges(1, 125, 25 * 2_500 + 100 * 10_000)
+NOTHING = Charges(0, 0, 0)
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
+def test_a_call_the_provider_refused_is_released(world: World, status: int) -> None:
+    """An SDK's error has the status of the answer."""
+    made = ended(world, openai_error(status))
+
+    assert graded(made) == (Grade.RELEASED, "refused_upstream", NOTHING)
+
+
+def test_an_http_clients_error_tells_the_status_too(world: World) -> None:
+    """`raise_for_status` keeps it on the response."""
+    request = httpx.Request("POST", "http://test")
+    error = httpx.HTTPStatusError("no", request=request, response=httpx.Response(429))
+
+    assert graded(ended(world, error))[0] is Grade.RELEASED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        openai.APITimeoutError(REQUEST),
+        ConnectionResetError(),
+        KeyboardInterrupt(),
+        openai_error(302),
+    ],
+)
+def test_any_other_error_may_have_been_billed(world: World, error: BaseException) -> None:
+    """A time-out does not stop a provider from generating."""
+    assert graded(ended(world, error)) == (Grade.ESTIMATED, "unreported", HELD)
+
+
+def test_a_call_nobody_reported_on_is_estimated_and_flagged(world: World) -> None:
+    """Unknown is never zero, and the event says that nothing was reported."""
+    assert graded(ended(world, None)) == (Grade.ESTIMATED, "unreported", HELD)
+    assert world.sink.named(events.SETTLED)[0]["ending"] == "unreported"
+
+
+def test_usage_reported_before_an_error_counts(world: World) -> None:
+    """What was reported is charged, whatever went wrong afterwards."""
+    made = ended(world, ValueError("after the answer"), usage=Usage(9, 3))
+
+    assert graded(made) == (Grade.COUNTED, "cut", Charges(1, 12, 52_500))
+
+
+def test_a_cancelled_call_is_given_back(world: World) -> None:
+    """An answer from a cache needs no provider."""
+    with call(world) as made:
+        made.cancel()
+
+    assert graded(made) == (Grade.RELEASED, "not_called", NOTHING)
+
+
+async def test_a_call_whose_task_is_cancelled_is_settled(world: World) -> None:
+    """In a task of its own, which nothing of the call can stop."""
+    entered = asyncio.Event()
+
+    async def ask() -> None:
+        async with world.waiting.call(ALICE, model="big", messages=MESSAGES):
+            entered.set()
+            await asyncio.Event().wait()
+
+    asking = asyncio.create_task(ask())
+    await entered.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+    assert world.store.charged() == HELD
+
+
+class Slow(AsyncMemoryStore):
+    """A store whose settlements wait to be let through."""
+
+    def __init__(self, store: SwitchStore) -> None:
+        super().__init__(store)
+        self.reached, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def settle(self, grant: Grant, charges: Charges) -> str:
+        self.reached.set()
+        await self.answers.wait()
+        return await super().settle(grant, charges)
+
+
+async def test_a_settlement_outlives_the_call_that_waits_for_it(world: World) -> None:
+    """Whoever leaves while it runs does not stop it."""
+    store = Slow(world.store)
+    guard = AsyncGuard(world.waiting.engine, world.waiting.config, store, [world.sink])
+
+    async def ask() -> None:
+        async with guard.call(ALICE, model="big", messages=MESSAGES) as made:
+            made.record(Usage(9, 3))
+
+    asking = asyncio.create_task(ask())
+    await store.reached.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    store.answers.set()
+    await guard.close()
+
+    assert [outcome for _, _, outcome in world.store.settled] == ["1"]
+    assert world.sink.names == [events.SETTLED]
+
+
+# --- reports
+
+
+@pytest.mark.parametrize(
+    ("report", "usage"),
+    [
+        pytest.param(Usage(9, None), Usage(9, None), id="usage as it is"),
+        pytest.param(OPENAI_ANSWER, Usage(9, 3, model="small"), id="answer"),
+        pytest.param(OPENAI_ANSWER.usage, Usage(9, 3), id="its usage"),
+        pytest.param(OPENAI_ANSWER.model_dump(), Usage(9, 3, model="small"), id="answer as a dict"),
+        pytest.param({"prompt_tokens": 9, "completion_tokens": 3}, Usage(9, 3), id="usage as one"),
+    ],
+)
+def test_a_report_takes_any_form_an_sdk_gives_it(report: object, usage: Usage) -> None:
+    """The answer or its usage, as an object or as JSON."""
+    assert read_report(report, "openai_chat") == usage
+
+
+@pytest.mark.parametrize(
+    ("report", "usage"),
+    [
+        (OPENAI_ANSWER, Usage(9, 3, model="small")),
+        (ANTHROPIC_ANSWER, Usage(14, 3, cache_read_tokens=5, model="claude-x")),
+        (ANTHROPIC_ANSWER.usage.model_dump(), Usage(14, 3, cache_read_tokens=5)),
+    ],
+)
+def test_a_custom_route_reports_in_any_providers_words(report: object, usage: Usage) -> None:
+    """Its own format is nobody's: the names of the fields decide."""
+    assert read_report(report, "custom") == usage
+
+
+def test_an_answer_an_sdk_did_not_expect_is_read_without_a_warning() -> None:
+    """Other servers answer in the format of OpenAI, nearly."""
+    odd: Any = openai.types.chat.ChatCompletion.model_construct
+    usage: Any = openai.types.CompletionUsage.model_construct
+    answer = odd(usage=usage(prompt_tokens=9, completion_tokens=2.5), service_tier="new")
+
+    assert read_report(answer, "openai_chat") == Usage(9, 3, service_tier="new")
+
+
+@pytest.mark.parametrize("report", ["12 tokens", 12, None, [1], object(), iter([])])
+def test_what_is_no_report_is_a_type_error(report: object) -> None:
+    """A stream, a number, a text: none of them tells input from output."""
+    with pytest.raises(TypeError, match="usage is reported as"):
+        read_report(report, "openai_chat")
+
+
+@pytest.mark.parametrize(
+    "report", [{}, {"usage": None}, {"usage": {"prompt_tokens": -1}}, {"input": 1, "output": 2}]
+)
+def test_a_report_without_usage_is_an_error(report: object) -> None:
+    """Unknown must not be taken for nothing."""
+    with pytest.raises(ValueError, match="holds no usage"):
+        read_report(report, "openai_chat")
+
+
+@pytest.mark.parametrize("usage", [Usage(-1, 1), Usage(1, 1, extra=(Usage(1, -1),))])
+def test_a_report_cannot_give_budget_back(usage: Usage) -> None:
+    """Fewer than no tokens are a mistake."""
+    with pytest.raises(ValueError, match="below zero"):
+        read_report(usage, "openai_chat")
