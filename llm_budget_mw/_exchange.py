@@ -1,0 +1,163 @@
+"""One admitted ASGI request: the application between its replayed body and its watched answer.
+
+Whatever happens to the request (the client leaves, the server cancels, the application
+fails) `run` settles it once, in a task that nothing of the request can cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm_budget_mw._http import Header
+from llm_budget_mw.current import CURRENT, Budget
+from llm_budget_mw.dialects.protocol import RequestHead, Rewritten
+from llm_budget_mw.ending import outcome_of
+from llm_budget_mw.engine import Outcome
+from llm_budget_mw.guard import AsyncGuard, Held
+from llm_budget_mw.routes import Route
+from llm_budget_mw.tap import Tap
+
+STATE_KEY = "llm_budget"
+"""Name of the request's `Budget` in `scope["state"]`, so `request.state.llm_budget`."""
+_OF_THE_OLD_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
+_OFFLOAD_BYTES = 64 * 1024
+"""An answer larger than this is read for its usage in a thread."""
+
+
+class Exchange:
+    """One admitted request and its answer."""
+
+    def __init__(
+        self, guard: AsyncGuard, route: Route, held: Held, headers: tuple[Header, ...]
+    ) -> None:
+        self._guard = guard
+        self._route = route
+        self._held = held
+        self._limit_headers = [(name.encode(), value.encode()) for name, value in headers]
+        self._budget = Budget(held, route.config.dialect, guard)
+        self._tap = Tap(route.dialect, held.origin.call)
+        self._error: BaseException | None = None
+        self._settling: asyncio.Task[None] | None = None
+        self._renewal: asyncio.TimerHandle | None = None
+
+    async def run(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, head: RequestHead
+    ) -> None:
+        """Run the application and settle; raises what it raises."""
+        grant, call = self._held.grant, self._held.origin.call
+        written = self._route.dialect.write_grant(head, call, grant.offer.model, grant.output)
+        token = CURRENT.set(self._budget)
+        self._renew_later()
+        try:
+            await app(
+                self._inner_scope(scope, written),
+                _replay(written.body, receive),
+                self._watch(send),
+            )
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            CURRENT.reset(token)
+            self._start_settling()
+            await asyncio.shield(cast("asyncio.Task[None]", self._settling))
+
+    def _inner_scope(self, scope: Scope, written: Rewritten) -> Scope:
+        # The state is shared on purpose: middlewares outside see what the handler left there.
+        scope.setdefault("state", {})[STATE_KEY] = self._budget
+        headers = [item for item in scope["headers"] if item[0] not in _OF_THE_OLD_BODY]
+        headers.append((b"content-length", str(len(written.body)).encode()))
+        inner = {**scope, "headers": headers}
+        if written.path is not None:
+            inner["path"] = written.path
+            inner["raw_path"] = written.path.encode()
+        return inner
+
+    def _watch(self, send: Send) -> Send:
+        tap = self._tap
+
+        async def watched_send(message: Message) -> None:
+            kind = message["type"]
+            if kind == "http.response.body":
+                more = message.get("more_body", False)
+                if tap.rewrites:
+                    await self._send_rewritten(send, message, more=more)
+                else:
+                    await send(message)
+                    tap.feed(message.get("body", b""))
+                    if not more:
+                        tap.end()
+                if not more:
+                    self._start_settling()
+                return
+            if kind == "http.response.start":
+                message = self._start(message)
+            await send(message)
+
+        return watched_send
+
+    async def _send_rewritten(self, send: Send, message: Message, *, more: bool) -> None:
+        body = self._tap.feed(message.get("body", b""))
+        if not more:
+            body += self._tap.end()
+        if body or not more:
+            await send({**message, "body": body})
+
+    def _start(self, message: Message) -> Message:
+        raw = list(message.get("headers", ()))
+        self._tap.start(message["status"], dict(Headers(raw=raw)))
+        if self._tap.rewrites:
+            raw = [item for item in raw if item[0].lower() != b"content-length"]
+        return {**message, "headers": [*raw, *self._limit_headers]}
+
+    def _start_settling(self) -> None:
+        """Settle, once; right after the last byte where there is one."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._settling is None:
+            self._settling = self._guard.start(self._settle())
+
+    async def _settle(self) -> None:
+        if self._budget.handed_over:
+            return  # by the call that took the reservation
+        if self._tap.size > _OFFLOAD_BYTES:
+            outcome = await asyncio.to_thread(self._outcome)
+        else:
+            outcome = self._outcome()
+        await self._guard.settle(self._held, outcome)
+
+    def _outcome(self) -> Outcome:
+        engine, model = self._guard.engine, self._held.grant.offer.model
+        return outcome_of(
+            self._budget,
+            self._tap,
+            self._error,
+            lambda text: engine.count(text, model),
+            custom=self._route.is_custom,
+        )
+
+    def _renew_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._renewal = loop.call_later(self._held.grant.plan.lease_ms / 2000, self._renew)
+
+    def _renew(self) -> None:
+        self._guard.start(self._guard.renew(self._held.grant))
+        self._renew_later()
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body in one piece, then whatever the server has to say, such as a disconnect."""
+    given = False
+
+    async def replayed_receive() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed_receive

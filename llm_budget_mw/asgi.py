@@ -1,0 +1,131 @@
+"""The ASGI middleware: one request as a straight line, every ending settled once.
+
+Pure ASGI, because anything that reassembles requests and responses buffers streams and loses
+what is awaited after a disconnect.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm_budget_mw import _body, _http, assembly, decision, events
+from llm_budget_mw._exchange import Exchange
+from llm_budget_mw.dialects.protocol import RequestHead
+from llm_budget_mw.errors import AuthenticationError, RequestError
+from llm_budget_mw.events import Origin
+from llm_budget_mw.guard import AsyncGuard
+from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
+from llm_budget_mw.routes import Route, Routes
+from llm_budget_mw.stores.base import AsyncStore
+from llm_budget_mw.types import Principal, Refusal
+
+
+class BudgetMiddleware:
+    """Admits the guarded requests of an application, and settles them.
+
+        app.add_middleware(BudgetMiddleware, config="llm_budget.toml")
+
+    `config` is a TOML file, a mapping or a `Config`. `authenticator` replaces the verification
+    of JWTs, `store` the store that the configuration names, `guard` all of it, where an
+    application shares one guard between the middleware and its workers.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        config: assembly.Source = None,
+        authenticator: Authenticator | AsyncAuthenticator | None = None,
+        store: AsyncStore | None = None,
+        guard: AsyncGuard | None = None,
+    ) -> None:
+        self.app = app
+        self.guard = guard or AsyncGuard.open(config, store=store)
+        self._config = self.guard.config
+        self._authenticator = authenticator or assembly.build_async_authenticator(self._config)
+        self._routes = Routes(self._config.routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything through that is no guarded HTTP request."""
+        if scope["type"] == "http":
+            route = self._routes.find(scope["method"], scope["path"])
+            if route is not None:
+                await self._guarded(route, scope, receive, send)
+                return
+        elif scope["type"] == "lifespan":
+            send = self._closing(send)
+        await self.app(scope, receive, send)
+
+    async def _guarded(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]]
+        try:
+            principal = await self._principal(headers)
+            head = RequestHead(
+                scope["method"],
+                scope["path"],
+                scope["query_string"].decode("latin-1"),
+                dict(headers),
+            )
+            body = await self._read(head, receive)
+            if body is None:
+                return
+            origin = Origin(
+                principal, route.read(head, body), route.config.path, route.config.feature
+            )
+            decided = await self.guard.decide(origin)
+        except AuthenticationError as error:
+            self.guard.emit(events.denied(error.status, error.code, route.config.path))
+            await _respond(send, _http.denial_answer(error, route.dialect))
+            return
+        except RequestError as error:
+            self.guard.emit(events.denied(error.status, error.code, route.config.path))
+            await _respond(send, _http.request_error_answer(error, route.dialect))
+            return
+        statuses = decision.statuses(decided)
+        held = self.guard.hold(decided, origin)
+        if held is None:
+            refusal = cast("Refusal", decided)
+            answer = _http.refusal_answer(refusal, statuses, route.dialect, self._config.refusals)
+            await _respond(send, answer)
+            return
+        exchange = Exchange(self.guard, route, held, _http.limit_headers(statuses))
+        await exchange.run(self.app, scope, receive, send, head)
+
+    async def _principal(self, headers: list[tuple[str, str]]) -> Principal:
+        known = self._authenticator.authenticate(headers)
+        return await known if inspect.isawaitable(known) else known
+
+    async def _read(self, head: RequestHead, receive: Receive) -> bytes | None:
+        """Read the body within its bound; None if the client left."""
+        limit = self._config.max_body_bytes
+        _body.announced(head.headers.get("content-length"), limit)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise _body.too_large(limit)
+            if not message.get("more_body", False):
+                break
+        return _body.decoded(b"".join(parts), head.headers.get("content-encoding", ""), limit)
+
+    def _closing(self, send: Send) -> Send:
+        async def closing_send(message: Message) -> None:
+            if message["type"] == "lifespan.shutdown.complete":
+                await self.guard.close()
+            await send(message)
+
+        return closing_send
+
+
+async def _respond(send: Send, answer: _http.Answer) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
