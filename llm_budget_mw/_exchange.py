@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_budget_mw._http import Header
@@ -81,35 +80,32 @@ class Exchange:
         tap = self._tap
 
         async def watched_send(message: Message) -> None:
-            kind = message["type"]
-            if kind == "http.response.body":
-                more = message.get("more_body", False)
+            if message["type"] == "http.response.body":
+                body, more = message.get("body", b""), message.get("more_body", False)
                 if tap.rewrites:
-                    await self._send_rewritten(send, message, more=more)
+                    passed = tap.feed(body) if more else tap.feed(body) + tap.end()
+                    if passed is not body:
+                        message = {**message, "body": passed}
+                    if passed or not more:
+                        await send(message)
                 else:
                     await send(message)
-                    tap.feed(message.get("body", b""))
+                    tap.feed(body)
                     if not more:
                         tap.end()
                 if not more:
                     self._start_settling()
                 return
-            if kind == "http.response.start":
+            if message["type"] == "http.response.start":
                 message = self._start(message)
             await send(message)
 
         return watched_send
 
-    async def _send_rewritten(self, send: Send, message: Message, *, more: bool) -> None:
-        body = self._tap.feed(message.get("body", b""))
-        if not more:
-            body += self._tap.end()
-        if body or not more:
-            await send({**message, "body": body})
-
     def _start(self, message: Message) -> Message:
         raw = list(message.get("headers", ()))
-        self._tap.start(message["status"], dict(Headers(raw=raw)))
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+        self._tap.start(message["status"], headers)
         if self._tap.rewrites:
             raw = [item for item in raw if item[0].lower() != b"content-length"]
         return {**message, "headers": [*raw, *self._limit_headers]}

@@ -7,6 +7,7 @@ what is awaited after a disconnect.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +16,7 @@ from llm_budget_mw import _body, _http, assembly, decision, events
 from llm_budget_mw._exchange import Exchange
 from llm_budget_mw.dialects.protocol import RequestHead
 from llm_budget_mw.errors import AuthenticationError, RequestError
-from llm_budget_mw.events import Origin
+from llm_budget_mw.events import Origin, Sink
 from llm_budget_mw.guard import AsyncGuard
 from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
 from llm_budget_mw.routes import Route, Routes
@@ -29,7 +30,7 @@ class BudgetMiddleware:
         app.add_middleware(BudgetMiddleware, config="llm_budget.toml")
 
     `config` is a TOML file, a mapping or a `Config`. `authenticator` replaces the verification
-    of JWTs, `store` the store that the configuration names, `guard` all of it, where an
+    of JWTs, `store` and `sinks` what the configuration names, `guard` all of it, where an
     application shares one guard between the middleware and its workers.
     """
 
@@ -40,10 +41,11 @@ class BudgetMiddleware:
         config: assembly.Source = None,
         authenticator: Authenticator | AsyncAuthenticator | None = None,
         store: AsyncStore | None = None,
+        sinks: Sequence[Sink] | None = None,
         guard: AsyncGuard | None = None,
     ) -> None:
         self.app = app
-        self.guard = guard or AsyncGuard.open(config, store=store)
+        self.guard = guard or AsyncGuard.open(config, store=store, sinks=sinks)
         self._config = self.guard.config
         self._authenticator = authenticator or assembly.build_async_authenticator(self._config)
         self._routes = Routes(self._config.routes)

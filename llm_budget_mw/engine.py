@@ -155,24 +155,36 @@ class Engine:
             per_output_nano * call.samplings,
         )
 
-    def settle(
-        self, grant: Grant, outcome: Outcome, *, service_tier: str | None = None
-    ) -> Settlement:
+    def settle(self, grant: Grant, outcome: Outcome, call: ModelCall) -> Settlement:
         """Say what replaces a reservation; unknown sides keep what the reservation held.
 
-        `service_tier` is the one asked for: where the answer names none, it may have been given.
+        Where only the input is unknown it is counted exactly, if that is possible; see
+        `counts_long`.
         """
         usage, grade = _fill(grant, outcome)
         if grade is Grade.RELEASED:
             return Settlement(grant, usage, grade, outcome.ending, Charges(0, 0, 0), overrun=False)
+        if grade is Grade.COUNTED and _input_unknown(outcome):
+            usage = dataclasses.replace(usage, input_tokens=self._count_input(grant, call))
         held = grant.charges
-        cost = self._cost(usage, grant.offer.model, service_tier)
+        cost = self._cost(usage, grant.offer.model, call.service_tier)
         tokens = min(MAX_AMOUNT, _total_tokens(usage))
         charges = Charges(1, tokens, held.cost_nano if cost is None else cost)
         overrun = tokens > held.tokens or charges.cost_nano > held.cost_nano
         return Settlement(grant, usage, grade, outcome.ending, charges, overrun)
 
+    def counts_long(self, outcome: Outcome, call: ModelCall) -> bool:
+        """Return whether settling counts so much input that it belongs in a thread."""
+        return _input_unknown(outcome) and self.estimator.offload(call.prompt)
+
+    def _count_input(self, grant: Grant, call: ModelCall) -> int:
+        held = grant.offer.fixed_tokens
+        if call.surcharges - _PRICED:
+            return held  # hidden input cannot be counted
+        return min(held, self.estimator.count(call.prompt, grant.offer.model).tokens)
+
     def _cost(self, usage: Usage, model: str, service_tier: str | None) -> int | None:
+        # A tier that was asked for may have been given where the answer names none.
         cost = self.prices.cost(usage, model)
         if cost is None or usage.service_tier is not None or service_tier is None:
             return cost
@@ -204,6 +216,10 @@ def _estimate(grant: Grant, outcome: Outcome, usage: Usage) -> tuple[Usage, Grad
     if tokens_out is None:
         tokens_out, grade = offer.per_output_tokens * grant.output, Grade.ESTIMATED
     return dataclasses.replace(usage, input_tokens=tokens_in, output_tokens=tokens_out), grade
+
+
+def _input_unknown(outcome: Outcome) -> bool:
+    return outcome.usage is None or outcome.usage.input_tokens is None
 
 
 def _total_tokens(usage: Usage) -> int:

@@ -99,8 +99,7 @@ class _Shell:
         return decided
 
     def _settlement(self, held: Held, outcome: Outcome) -> Settlement:
-        tier = held.origin.call.service_tier
-        settlement = self.engine.settle(held.grant, outcome, service_tier=tier)
+        settlement = self.engine.settle(held.grant, outcome, held.origin.call)
         self.outage.settle(held.grant, settlement.charges)
         return settlement
 
@@ -336,8 +335,11 @@ class AsyncGuard(_Shell):
         return task
 
     async def settle(self, held: Held, outcome: Outcome) -> Settlement:
-        """Like `Guard.settle`."""
-        settlement = self._settlement(held, outcome)
+        """Like `Guard.settle`; a long prompt is counted in a thread."""
+        if self.engine.counts_long(outcome, held.origin.call):
+            settlement = await asyncio.to_thread(self._settlement, held, outcome)
+        else:
+            settlement = self._settlement(held, outcome)
         if held.grant.plan.subjects:
             await self._post(held.grant, settlement.charges)
         self._report(held, settlement)

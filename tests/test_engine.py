@@ -242,7 +242,7 @@ def settled(
     engine = build()
     call = call or call_of("x" * 84)
     outcome = Outcome(ending, usage, counted_output=counted)
-    return engine.settle(grant_for(call, engine), outcome, service_tier=call.service_tier)
+    return engine.settle(grant_for(call, engine), outcome, call)
 
 
 def test_a_complete_answer_is_charged_exactly() -> None:
@@ -352,7 +352,7 @@ def test_a_call_without_a_price_keeps_what_it_held() -> None:
     """Where no limit is in money, an unknown price costs nothing, and its tokens count."""
     engine = engine_of(configured({"tokens": "9000/day"}))
     grant = grant_for(call_of(model="nobody-knows"), engine)
-    done = engine.settle(grant, Outcome(Ending.COMPLETE, Usage(40, 60)))
+    done = engine.settle(grant, Outcome(Ending.COMPLETE, Usage(40, 60)), call_of())
 
     assert done.charges == Charges(1, 100, 0)
 
@@ -375,7 +375,7 @@ def test_a_dearer_service_tier_counts_unless_the_answer_says_otherwise(
     grant = grant_for(call_of(model="gpt-4o"), engine)
     usage = Usage(16, 100, service_tier=answered)
 
-    done = engine.settle(grant, Outcome(Ending.CUT, usage), service_tier=asked)
+    done = engine.settle(grant, Outcome(Ending.CUT, usage), call_of(service_tier=asked))
 
     expected = Usage(16, 100, service_tier=charged)
     assert done.charges.cost_nano == engine.prices.cost(expected, "gpt-4o")
@@ -387,7 +387,7 @@ def test_a_tier_asked_for_without_any_price_changes_nothing() -> None:
     grant = grant_for(call_of(model="nobody-knows"), engine)
     outcome = Outcome(Ending.COMPLETE, Usage(1, 1))
 
-    assert engine.settle(grant, outcome, service_tier="flex").charges == Charges(1, 2, 0)
+    assert engine.settle(grant, outcome, call_of(service_tier="flex")).charges == Charges(1, 2, 0)
 
 
 def test_a_real_request_is_planned_and_settled() -> None:
@@ -397,7 +397,7 @@ def test_a_real_request_is_planned_and_settled() -> None:
     engine = build()
     grant = grant_for(call, engine)
 
-    done = engine.settle(grant, Outcome(Ending.COMPLETE, Usage(9, 3, model="claude-x")))
+    done = engine.settle(grant, Outcome(Ending.COMPLETE, Usage(9, 3, model="claude-x")), call_of())
 
     assert grant.output == 50
     assert done.charges == Charges(1, 12, 9 * 3_000 + 3 * 15_000)
@@ -413,3 +413,28 @@ def test_an_aliased_deployment_is_counted_as_the_model_it_stands_for() -> None:
         return aliased.plan(ALICE, call, exact=True).offers[0].fixed_tokens
 
     assert counted("my-deployment") == counted("gpt-4o")
+
+
+def test_the_input_of_a_cut_call_is_counted_where_it_can_be() -> None:
+    """A client that leaves is charged the input there was, not the bound on it."""
+    engine = engine_of(configured(), FourBytes())
+    call = call_of("word" * 100, max_output=40)
+    grant = decision.decide(plan := engine.plan(ALICE, call), MemoryStore().admit(plan))
+    assert isinstance(grant, Grant)
+
+    done = engine.settle(grant, Outcome(Ending.CUT, counted_output=0), call)
+
+    assert done.charges.tokens < grant.offer.fixed_tokens
+    assert done.usage.input_tokens == engine.estimator.count(call.prompt, "big").tokens
+
+
+def test_hidden_input_of_a_cut_call_stays_charged() -> None:
+    """What a server tool read cannot be counted, so its surcharge is kept."""
+    engine = engine_of(configured({"surcharges": {"web_search": 500}}), FourBytes())
+    call = call_of("word" * 100, surcharges=frozenset({"web_search"}))
+    grant = decision.decide(plan := engine.plan(ALICE, call), MemoryStore().admit(plan))
+    assert isinstance(grant, Grant)
+
+    done = engine.settle(grant, Outcome(Ending.CUT, counted_output=0), call)
+
+    assert done.usage.input_tokens == grant.offer.fixed_tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import mul
 from typing import NamedTuple
 
 from llm_budget_mw._money import cost_nano, per_token_nano
@@ -68,7 +69,7 @@ class ModelPrice:
         its input to be cached, `audio` that some of the input is sound.
         """
         # The real input may be less and end in any tier up to the one of the bound.
-        reached = [self.rates, *self._long_rates(input_tokens)]
+        reached = [self.rates, *self._long_rates(input_tokens)] if self.long_context else [self.rates]
         dearest_input = max(self._dearest_input(rates, cache_writes, audio) for rates in reached)
         dearest_output = max(max(r.output, r.reasoning, r.output_audio) for r in reached)
         fixed = self.request_nano + cost_nano(input_tokens, dearest_input)
@@ -84,7 +85,7 @@ class ModelPrice:
         rates = [self.rates, *self._long_rates(usage.input_tokens)][-1]
         counts = _split(usage, usage.input_tokens, usage.output_tokens)
         # A sum of products per million is the price of one token at that sum.
-        tokens_nano = cost_nano(1, sum(n * rate for n, rate in zip(counts, rates, strict=True)))
+        tokens_nano = cost_nano(1, sum(map(mul, counts, rates)))
         searches_nano = usage.web_searches * self.web_search_nano
         return min(MAX_AMOUNT, tokens_nano + searches_nano + self.request_nano)
 
