@@ -44,7 +44,16 @@ STORE_SCHEMES = (
     "redis+sentinel://",
     "redis+cluster://",
 )
-DIALECTS = ("openai_chat", "anthropic_messages", "custom")
+DIALECTS = (
+    "openai_chat",
+    "openai_compatible",
+    "openai_responses",
+    "openai_completions",
+    "openai_embeddings",
+    "anthropic_messages",
+    "gemini",
+    "custom",
+)
 # RFC 7518 section 3.2: a key has at least the size of the hash.
 _HMAC_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _MIN_SECRET = 16

@@ -7,7 +7,11 @@ from types import MappingProxyType
 
 from llm_budget_mw.dialects.anthropic_messages import AnthropicMessages
 from llm_budget_mw.dialects.custom import Custom
+from llm_budget_mw.dialects.gemini import Gemini
 from llm_budget_mw.dialects.openai_chat import OpenAIChat
+from llm_budget_mw.dialects.openai_completions import OpenAICompletions
+from llm_budget_mw.dialects.openai_embeddings import OpenAIEmbeddings
+from llm_budget_mw.dialects.openai_responses import OpenAIResponses
 from llm_budget_mw.dialects.protocol import Dialect
 from llm_budget_mw.errors import ConfigurationError
 
@@ -16,7 +20,11 @@ __all__ = ["DIALECTS", "dialect_for"]
 _ALL: tuple[Dialect, ...] = (
     OpenAIChat(),
     OpenAIChat(name="openai_compatible", bound_field="max_tokens"),
+    OpenAIResponses(),
+    OpenAICompletions(),
+    OpenAIEmbeddings(),
     AnthropicMessages(),
+    Gemini(),
     Custom(),
 )
 

@@ -79,14 +79,26 @@ class ChatInterpreter:
         self.transcript = Transcript()
         self.complete = False
         self._withhold_usage = withhold_usage
+        self._frame: tuple[bytes, bytes, int] | None = None
+        """What stood around the text of the last event that was text alone, and its length."""
         self._usage: Usage | None = None
         self._model: str | None = None
         self._service_tier: str | None = None
 
     def read(self, event: bytes) -> bool:
         """Take in one event; False for the usage chunk nobody but us asked for."""
+        if self._frame is not None:
+            before, after, size = self._frame
+            if event.startswith(before) and event.endswith(after) and len(event) >= size:
+                # The same event with another text, as nearly all of a stream are.
+                text = event[len(before) : len(event) - len(after)]
+                if b'"' not in text and b"\\" not in text:
+                    self.transcript.add_raw(text)
+                    return True
         match = _ONLY_TEXT(event, event.find(_DELTA))
         if match and event.find(_DELTA, match.end()) < 0 and _has_no_usage(event):
+            before, after = event[: match.start(1)], event[match.end(1) :]
+            self._frame = before, after, len(before) + len(after)
             self.transcript.add_raw(match[1])
             return True
         return self._read_whole(read_data(event))
@@ -105,8 +117,10 @@ class ChatInterpreter:
         chunk = look_at(data)
         self._model = label(chunk.get("model")) or self._model
         self._service_tier = label(chunk.get("service_tier")) or self._service_tier
-        for choice in items(chunk.get("choices")):
-            self._read_delta(table(table(choice).get("delta")))
+        for choice in map(table, items(chunk.get("choices"))):
+            self._read_delta(table(choice.get("delta")))
+            # Where legacy completions, which share all else, have their text.
+            self.transcript.add(choice.get("text"))
         usage = read_usage(chunk)
         self._usage = usage or self._usage
         is_extra = usage and not chunk.get("choices") and not chunk.get("error")

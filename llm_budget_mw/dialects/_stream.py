@@ -106,7 +106,10 @@ class FramedReader:
         if self._lost:
             return chunk
         read = self._interpreter.read
-        passed = [event for event in self._framing.feed(chunk) if read(event)]
+        events = self._framing.feed(chunk)
+        if len(events) == 1 and events[0] is chunk:
+            return chunk if read(chunk) or not self.rewrites else b""
+        passed = [event for event in events if read(event)]
         if self._framing.overflowed:
             self._lost = True
             passed.append(self._framing.close())

@@ -10,7 +10,15 @@ WEB_FETCH = "web_fetch"
 FILE_SEARCH = "file_search"
 CODE_EXECUTION = "code_execution"
 MCP = "mcp"
+IMAGE_GENERATION = "image_generation"
 COMPACTION = "compaction"
+CONVERSATION = "conversation"
+"""Earlier turns that the provider keeps and puts before the input."""
+PROMPT_TEMPLATE = "prompt_template"
+"""Input that is stored with the provider and named in the request."""
+CACHED_CONTENT = "cached_content"
+VIDEO = "video"
+"""No header tells how long it is, and it costs by the second."""
 SERVER_TOOL = "server_tool"
 """Any other tool that the provider runs by itself."""
 
@@ -25,6 +33,7 @@ _PREFIXES = {
     "file_search": FILE_SEARCH,
     "code_execution": CODE_EXECUTION,
     "code_interpreter": CODE_EXECUTION,
+    "image_generation": IMAGE_GENERATION,
     "mcp": MCP,
 }
 

@@ -105,9 +105,7 @@ class Dialect(Protocol):
         """
         ...
 
-    def write_grant(
-        self, head: RequestHead, call: ModelCall, model: str, output: int
-    ) -> Rewritten:
+    def write_grant(self, head: RequestHead, call: ModelCall, model: str, output: int) -> Rewritten:
         """Return the request with this model and output bound, as the provider accepts it."""
         ...
 
