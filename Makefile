@@ -48,7 +48,7 @@ wheel: $(STAMP)
 	done
 
 demo: $(STAMP)
-	$(PY) examples/demo.py
+	$(PY) -m examples.demo
 
 bench: $(STAMP)
 	$(PY) -m benchmarks

@@ -30,6 +30,7 @@ def provider() -> FakeProvider:
 def provider_url(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with serving(provider) as url:
         monkeypatch.setenv("PROVIDER_URL", url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-example")
         yield url
 
 
@@ -140,13 +141,14 @@ def test_the_worker_summarises_until_its_budget_ends(
         input="one\ntwo\nthree\n",
         capture_output=True,
         text=True,
-        env={**os.environ, "LLM_BUDGET_JWT_KEY": "k" * 32},
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "LLM_BUDGET_JWT_KEY": "k" * 32},
         timeout=60,
         check=False,
     )
 
     assert done.returncode == 1, done.stderr
-    assert len(provider.calls) == 2
+    assert len(provider.calls) == 2, done.stderr
+    assert len(done.stdout.splitlines()) == 2
     assert "requests-per-day is used up" in done.stderr
 
 

@@ -1,0 +1,1 @@
+"""Examples, to be run from the root of the repository."""
