@@ -1,0 +1,1 @@
+"""How much the middleware costs, measured against what it stands beside; see README.md."""

@@ -1,0 +1,35 @@
+"""Measure, print a table, and write `results.json` if everything was measured.
+
+python -m benchmarks                     all groups
+python -m benchmarks admission edge      some of them
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from time import perf_counter
+
+from benchmarks import report
+
+GROUPS = ("environment", "admission", "edge", "stream", "prompt", "memory")
+"""Modules with a `run() -> Iterable[Result]`, in the order of the report."""
+
+
+def main(names: list[str]) -> None:
+    """Run the groups with these names; all of them if there are none."""
+    unknown = set(names) - set(GROUPS)
+    if unknown:
+        sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    rows: list[report.Row] = []
+    for name in names or GROUPS:
+        begin = perf_counter()
+        rows += map(report.row, importlib.import_module(f"benchmarks.{name}").run())
+        print(f"{name}: {perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+    print(report.table(rows))
+    if not names:
+        report.write(rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
