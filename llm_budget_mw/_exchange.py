@@ -16,7 +16,7 @@ from llm_budget_mw.current import CURRENT, Budget
 from llm_budget_mw.dialects.protocol import RequestHead, Rewritten
 from llm_budget_mw.ending import outcome_of
 from llm_budget_mw.engine import Outcome
-from llm_budget_mw.guard import AsyncGuard, Held
+from llm_budget_mw.guard import AsyncGuard, Held, Renewal
 from llm_budget_mw.routes import Route
 from llm_budget_mw.tap import Tap
 
@@ -41,7 +41,12 @@ class Exchange:
         self._tap = Tap(route.dialect, held.origin.call)
         self._error: BaseException | None = None
         self._settling: asyncio.Task[None] | None = None
-        self._renewal: asyncio.TimerHandle | None = None
+        self._renewal: Renewal | None = None
+
+    @property
+    def started(self) -> bool:
+        """True once the application has begun to answer."""
+        return self._tap.started
 
     async def run(
         self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, head: RequestHead
@@ -50,7 +55,7 @@ class Exchange:
         grant, call = self._held.grant, self._held.origin.call
         written = self._route.dialect.write_grant(head, call, grant.offer.model, grant.output)
         token = CURRENT.set(self._budget)
-        self._renew_later()
+        self._renewal = self._guard.keep(grant)
         try:
             await app(
                 self._inner_scope(scope, written),
@@ -135,14 +140,6 @@ class Exchange:
             lambda text: engine.count(text, model),
             custom=self._route.is_custom,
         )
-
-    def _renew_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._renewal = loop.call_later(self._held.grant.plan.lease_ms / 2000, self._renew)
-
-    def _renew(self) -> None:
-        self._guard.start(self._guard.renew(self._held.grant))
-        self._renew_later()
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llm_budget_mw import _body, _http, assembly, decision, events
 from llm_budget_mw._exchange import Exchange
 from llm_budget_mw.dialects.protocol import RequestHead
-from llm_budget_mw.errors import AuthenticationError, RequestError
+from llm_budget_mw.errors import AuthenticationError, BudgetExceeded, RequestError
 from llm_budget_mw.events import Origin, Sink
 from llm_budget_mw.guard import AsyncGuard
 from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
@@ -94,7 +94,19 @@ class BudgetMiddleware:
             await _respond(send, answer)
             return
         exchange = Exchange(self.guard, route, held, _http.limit_headers(statuses))
-        await exchange.run(self.app, scope, receive, send, head)
+        try:
+            await exchange.run(self.app, scope, receive, send, head)
+        except (BudgetExceeded, RequestError) as error:
+            # Of a call the handler made; once it has begun to answer, only it can say so.
+            if exchange.started:
+                raise
+            await _respond(send, self._answer_to(error, route))
+
+    def _answer_to(self, error: BudgetExceeded | RequestError, route: Route) -> _http.Answer:
+        if isinstance(error, RequestError):
+            return _http.request_error_answer(error, route.dialect)
+        statuses = decision.statuses(error.refusal)
+        return _http.refusal_answer(error.refusal, statuses, route.dialect, self._config.refusals)
 
     async def _principal(self, headers: list[tuple[str, str]]) -> Principal:
         known = self._authenticator.authenticate(headers)

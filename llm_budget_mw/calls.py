@@ -22,7 +22,7 @@ from llm_budget_mw.events import Origin
 from llm_budget_mw.types import Decision, Grant, Plan, Principal, Refusal, Settlement, Usage
 
 if TYPE_CHECKING:
-    from llm_budget_mw.guard import AsyncGuard, Guard, Held
+    from llm_budget_mw.guard import AsyncGuard, Guard, Held, Renewal
 
 _HEAD = RequestHead("POST", "")
 _REFUSED = 400
@@ -143,6 +143,7 @@ class AsyncCall(_Call):
     ) -> None:
         super().__init__(origin, dialect)
         self._guard = guard
+        self._renewal: Renewal | None = None
         self._reservation = reservation
 
     async def __aenter__(self) -> Self:
@@ -153,9 +154,10 @@ class AsyncCall(_Call):
             reserved = self._reservation.take_over(self._guard.plan(self._origin))
         if reserved is not None:
             self._held = reserved._replace(origin=self._origin)
-            return self
-        decided = await self._guard.decide(self._origin)
-        self._admitted(self._guard.hold(decided, self._origin), decided)
+        else:
+            decided = await self._guard.decide(self._origin)
+            self._admitted(self._guard.hold(decided, self._origin), decided)
+        self._renewal = self._guard.keep(self.grant)
         return self
 
     async def __aexit__(
@@ -165,6 +167,7 @@ class AsyncCall(_Call):
         trace: TracebackType | None,
     ) -> None:
         """Settle the call, also if its task is being cancelled."""
+        cast("Renewal", self._renewal).cancel()
         settling = self._guard.settle(cast("Held", self._held), self._outcome(error))
         self.settlement = await asyncio.shield(self._guard.start(settling))
 

@@ -250,6 +250,27 @@ class Guard(_Shell):
                 return
 
 
+class Renewal:
+    """Keeps the lease of one running call, until it is cancelled."""
+
+    def __init__(self, guard: AsyncGuard, grant: Grant) -> None:
+        self._guard = guard
+        self._grant = grant
+        self._timer = self._start()
+
+    def cancel(self) -> None:
+        """Stop: the call has ended."""
+        self._timer.cancel()
+
+    def _start(self) -> asyncio.TimerHandle:
+        half_s = self._grant.plan.lease_ms / 2000
+        return asyncio.get_running_loop().call_later(half_s, self._renew)
+
+    def _renew(self) -> None:
+        self._guard.start(self._guard.renew(self._grant))
+        self._timer = self._start()
+
+
 class AsyncGuard(_Shell):
     """The guard for an event loop."""
 
@@ -357,6 +378,10 @@ class AsyncGuard(_Shell):
         if self._answered():
             self._start_delivery()
         return renewed
+
+    def keep(self, grant: Grant) -> Renewal:
+        """Renew a running call's lease at half of it, until that is cancelled."""
+        return Renewal(self, grant)
 
     async def close(self) -> None:
         """Like `Guard.close`; calls that are being settled are waited for."""

@@ -125,7 +125,9 @@ def _steps(tier: TierConfig, model: str | None) -> Sequence[OfferConfig]:
     for number, offer in enumerate(tier.offers):
         if offer.model == model:
             return tier.offers[number:]
-    if tier.models and not any(map(functools.partial(_matches, model), tier.models)):
+    # A ladder is a list of what is allowed: a dearer model beside it has to be written out.
+    restricted = tier.models or tier.offers
+    if restricted and not any(map(functools.partial(_matches, model), tier.models)):
         raise RequestError(
             f"The model {model!r} is not allowed here.", status=403, code="model_not_allowed"
         )

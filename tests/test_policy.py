@@ -58,9 +58,12 @@ def test_who_names_a_model_of_the_ladder_starts_there() -> None:
     assert models(policy, call_of(model="small")) == ["small"]
 
 
-def test_a_model_beside_the_ladder_stands_alone() -> None:
-    """Where any model is allowed, one that is not offered has no cheaper one below it."""
-    assert models(policy_of({"offers": LADDER}), call_of(model="claude-x")) == ["claude-x"]
+def test_a_model_beside_the_ladder_is_forbidden_unless_it_is_listed() -> None:
+    """A ladder says what a tier is for; a dearer model beside it has to be written out."""
+    call = call_of(model="claude-x")
+
+    assert refusal(policy_of({"offers": LADDER}), call).code == "model_not_allowed"
+    assert models(policy_of({"offers": LADDER, "models": ["*"]}), call) == ["claude-x"]
 
 
 def test_a_tier_without_offers_needs_a_model_in_the_request() -> None:

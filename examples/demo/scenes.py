@@ -23,6 +23,8 @@ SENT = 3 + 4 + len(QUESTION.split())
 """Input tokens of the question as the provider bills them."""
 BOUND = 3 + 4 + 16 + len(QUESTION)
 """The same as they are held: what the format and the provider add, and the bytes."""
+COUNTED = BOUND - len(QUESTION) + 6
+"""The same where only the tokenizer can tell: the question is six tokens of its model."""
 
 
 async def normal_call(stage: Stage, line: Line) -> None:
@@ -116,8 +118,8 @@ async def client_hangs_up(stage: Stage, line: Line) -> None:
     line.check("answer", "{read} read; next call {after}", read=(words, 5), after=(after, 200))
     line.check("used", "{made} generated", made=within(5, made, 399))
     # Counted from the text that passed: at least what was read, at most what was made.
-    counted = (account.spent - BOUND * INPUT) // OUTPUT
-    charged = BOUND * INPUT + within(words, counted, made)[1] * OUTPUT
+    counted = (account.spent - COUNTED * INPUT) // OUTPUT
+    charged = COUNTED * INPUT + within(words, counted, made)[1] * OUTPUT
     check_books(line, account, charged, budget=DOLLAR)
 
 

@@ -168,7 +168,8 @@ class TierConfig(Section):
     min_tokens: Count = 1
     """A call that could be granted less output than this is refused."""
     models: tuple[Pattern, ...] = ()
-    """Models a caller may ask for, exact or as a prefix ending in `*`; empty: any."""
+    """Models a caller may ask for, exact or as a prefix ending in `*`, beside the offers.
+    Empty: only the offers, or any model where there are none."""
     offers: tuple[OfferConfig, ...] = ()
     """Models to choose from, best first; empty: the one the caller asks for."""
     urgent: Annotated[Decimal, Field(ge=1, le=100)] = Decimal(1)

@@ -18,9 +18,10 @@ from starlette.types import Receive, Scope
 from llm_budget_mw.asgi import BudgetMiddleware
 from llm_budget_mw.current import current_budget
 from llm_budget_mw.engine import Engine
+from llm_budget_mw.errors import BudgetExceeded
 from llm_budget_mw.guard import AsyncGuard
-from llm_budget_mw.types import Charges, Grant, Usage
-from tests.deployment import SwitchStore, async_store
+from llm_budget_mw.types import Charges, Grant, Refusal, Usage
+from tests.deployment import ALICE, SwitchStore, async_store
 from tests.edge.driver import (
     ANSWER,
     CHAT,
@@ -299,3 +300,55 @@ async def test_the_answer_is_out_before_it_is_settled() -> None:
     await exchange.run(bench.middleware)
 
     assert sent_by_then == [3]
+
+
+async def test_a_call_in_code_keeps_its_lease() -> None:
+    """A long call made by a handler or a worker is renewed like a request."""
+    renewed = asyncio.Event()
+
+    class Noticing(SwitchStore):
+        def renew(self, grant: Grant) -> bool:
+            renewed.set()
+            return super().renew(grant)
+
+    bench = Bench(answering(b""))
+    engine = bench.guard.engine
+    quick = Engine(engine.policy, engine.prices, engine.estimator, lease_ms=20)
+    guard = AsyncGuard(quick, bench.config, async_store(Noticing()), [bench.sink])
+
+    async with guard.call(ALICE, **QUESTION) as call:
+        await asyncio.wait_for(renewed.wait(), 10)
+        call.record(ANSWER)
+
+    assert bench.settled["grade"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [({"max_tokens": 1000}, 413, "request_exceeds_budget"), ({"model": "?"}, 400, "unknown_price")],
+)
+async def test_a_call_refused_inside_a_handler_is_answered_as_such(
+    asked: dict[str, Any], status: int, code: str
+) -> None:
+    """A handler need not catch it: the client gets the refusal, in the words of the route."""
+
+    async def call_more(scope: Scope, receive: Receive) -> None:
+        async with current_budget().call(**{**QUESTION, "n": 100, **asked}):
+            pass
+
+    bench = Bench(answering(b"", before=call_more), {"tokens": "2000/minute", "min_tokens": 40})
+
+    exchange = await bench.post()
+
+    assert exchange.status == status
+    assert exchange.error["code"] == code
+    assert bench.store.charged() == Charges(0, 0, 0)
+
+
+async def test_a_call_refused_after_the_answer_began_is_the_handlers_own() -> None:
+    """Half an answer cannot become a refusal."""
+    late = BudgetExceeded(Refusal._make([None, None, None, (), None, None, "too late"]))
+    bench = Bench(streaming(delta("hello"), fails=late))
+
+    with pytest.raises(BudgetExceeded, match="too late"):
+        await bench.post(STREAMED)
