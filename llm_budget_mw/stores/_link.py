@@ -87,6 +87,10 @@ class _Pool(Protocol):
     async def release(self, connection: _Connection) -> None: ...
 
 
+_MOST = 24
+"""Commands in one write: the server works for one lot while the callers of another go on."""
+
+
 class _Waiting(NamedTuple):
     command: Command
     reply: asyncio.Future[object]
@@ -103,18 +107,20 @@ class _Together:
         self._client = client
         self._pool = cast("_Pool", client.connection_pool)
         self._deadline_s = deadline_s
-        self._turn: list[_Waiting] = []
+        self._turn: list[_Waiting] | None = None
+        """Commands of the present turn that have not left; None if there are none."""
         self._kept: _Connection | None = None
         self._acquiring = 0
         self._batches: set[asyncio.Task[None]] = set()
 
     async def run(self, command: Command) -> object:
         waiting = _Waiting(command, asyncio.get_running_loop().create_future())
-        self._turn.append(waiting)
-        if len(self._turn) == 1:
-            batch = asyncio.create_task(self._send())
+        if self._turn is None or len(self._turn) == _MOST:
+            self._turn = []
+            batch = asyncio.create_task(self._send(self._turn))
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
+        self._turn.append(waiting)
         return await waiting.reply
 
     async def close(self) -> None:
@@ -123,8 +129,9 @@ class _Together:
             await self._pool.release(self._kept)
         await self._client.aclose()
 
-    async def _send(self) -> None:
-        turn, self._turn = self._turn, []
+    async def _send(self, turn: list[_Waiting]) -> None:
+        if self._turn is turn:
+            self._turn = None
         failure = StoreError("the event loop was stopped")
         try:
             async with asyncio.timeout(self._deadline_s):
