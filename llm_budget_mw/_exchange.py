@@ -37,6 +37,8 @@ class Exchange:
         self._route = route
         self._held = held
         self._limit_headers = [(name.encode(), value.encode()) for name, value in headers]
+        # A handler that passes on the provider's headers passes on the limits of its key.
+        self._replaced = {name for name, _ in self._limit_headers}
         self._budget = Budget(held, route.config.dialect, guard)
         self._tap = Tap(route.dialect, held.origin.call)
         self._error: BaseException | None = None
@@ -53,10 +55,10 @@ class Exchange:
     ) -> None:
         """Run the application and settle; raises what it raises."""
         grant, call = self._held.grant, self._held.origin.call
-        written = self._route.dialect.write_grant(head, call, grant.offer.model, grant.output)
         token = CURRENT.set(self._budget)
         self._renewal = self._guard.keep(grant)
         try:
+            written = self._route.dialect.write_grant(head, call, grant.offer.model, grant.output)
             await app(
                 self._inner_scope(scope, written),
                 _replay(written.body, receive),
@@ -94,10 +96,13 @@ class Exchange:
                     if passed or not more:
                         await send(message)
                 else:
-                    await send(message)
-                    tap.feed(body)
-                    if not more:
-                        tap.end()
+                    try:
+                        await send(message)
+                    finally:
+                        # Billed all the same where the client has gone, which may raise.
+                        tap.feed(body)
+                        if not more:
+                            tap.end()
                 if not more:
                     self._start_settling()
                 return
@@ -111,9 +116,11 @@ class Exchange:
         raw = list(message.get("headers", ()))
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
         self._tap.start(message["status"], headers)
+        replaced = self._replaced
         if self._tap.rewrites:
-            raw = [item for item in raw if item[0].lower() != b"content-length"]
-        return {**message, "headers": [*raw, *self._limit_headers]}
+            replaced = {*replaced, b"content-length"}
+        kept = [item for item in raw if item[0].lower() not in replaced]
+        return {**message, "headers": [*kept, *self._limit_headers]}
 
     def _start_settling(self) -> None:
         """Settle, once; right after the last byte where there is one."""

@@ -6,6 +6,8 @@ what is awaited after a disconnect.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 from collections.abc import Sequence
 from typing import cast
@@ -22,6 +24,9 @@ from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
 from llm_budget_mw.routes import Route, Routes
 from llm_budget_mw.stores.base import AsyncStore
 from llm_budget_mw.types import Principal, Refusal
+
+_LAST_REQUESTS_S = 5.0
+"""How long a shutdown waits for requests that are still open."""
 
 
 class BudgetMiddleware:
@@ -49,13 +54,21 @@ class BudgetMiddleware:
         self._config = self.guard.config
         self._authenticator = authenticator or assembly.build_async_authenticator(self._config)
         self._routes = Routes(self._config.routes)
+        self._open = 0
+        self._idle = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through that is no guarded HTTP request."""
         if scope["type"] == "http":
             route = self._routes.find(scope["method"], scope["path"])
             if route is not None:
-                await self._guarded(route, scope, receive, send)
+                self._open += 1
+                try:
+                    await self._guarded(route, scope, receive, send)
+                finally:
+                    self._open -= 1
+                    if not self._open:
+                        self._idle.set()
                 return
         elif scope["type"] == "lifespan":
             send = self._closing(send)
@@ -116,27 +129,33 @@ class BudgetMiddleware:
         """Read the body within its bound; None if the client left."""
         limit = self._config.max_body_bytes
         _body.announced(head.headers.get("content-length"), limit)
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()  # not a list of parts, which could be a million tiny ones
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
+            body += message.get("body", b"")
+            if len(body) > limit:
                 raise _body.too_large(limit)
             if not message.get("more_body", False):
                 break
-        return _body.decoded(b"".join(parts), head.headers.get("content-encoding", ""), limit)
+        return _body.decoded(bytes(body), head.headers.get("content-encoding", ""), limit)
 
     def _closing(self, send: Send) -> Send:
         async def closing_send(message: Message) -> None:
-            if message["type"] == "lifespan.shutdown.complete":
-                await self.guard.close()
+            if message["type"].startswith("lifespan.shutdown."):
+                await self._close()
             await send(message)
 
         return closing_send
+
+    async def _close(self) -> None:
+        # Requests a server cancels as it stops are still on their way to their settlement.
+        if self._open:
+            self._idle = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), _LAST_REQUESTS_S)
+        await self.guard.close()
 
 
 async def _respond(send: Send, answer: _http.Answer) -> None:

@@ -135,6 +135,21 @@ async def test_the_limits_are_in_the_headers() -> None:
     assert exchange.headers["x-ratelimit-limit-tokens"] == "1000000"
 
 
+async def test_the_providers_limits_do_not_pass_for_ours() -> None:
+    """A handler that passes on all headers would show the limits of its own key."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"X-RateLimit-Limit-Tokens", b"30000000"), (b"x-request-id", b"req_1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    exchange = await Bench(app).post()
+
+    assert exchange.headers["x-ratelimit-limit-tokens"] == "1000000"
+    assert exchange.headers["x-request-id"] == "req_1"
+    assert "X-RateLimit-Limit-Tokens" not in exchange.headers
+
+
 async def test_messages_of_extensions_are_forwarded() -> None:
     """A message nobody here knows is the server's business."""
 
