@@ -127,6 +127,13 @@ def window_starts(grant: Grant, now_ms: int) -> list[int]:
     ]
 
 
+def wire(*parts: str | bytes) -> bytes:
+    """Return a command as it goes over the wire: RESP, an array of bulk strings."""
+    raw = [part.encode() if isinstance(part, str) else part for part in parts]
+    bulk = [b"$%d\r\n%b\r\n" % (len(part), part) for part in raw]
+    return b"*%d\r\n%b" % (len(raw), b"".join(bulk))
+
+
 @functools.cache
 def _reply(doubles: int) -> Struct:
     return Struct(f"<{doubles}d")

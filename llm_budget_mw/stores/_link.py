@@ -14,7 +14,7 @@ import redis.asyncio
 from redis import exceptions
 
 from llm_budget_mw.errors import StoreError
-from llm_budget_mw.stores._commands import Command
+from llm_budget_mw.stores._commands import Command, wire
 
 
 class Link(Protocol):
@@ -154,8 +154,8 @@ class _Together:
         connection = await self._take_connection()
         clean = False
         try:
-            wire = [_wire(waiting.command, known=known) for waiting in turn]
-            await connection.send_packed_command(b"".join(wire))
+            calls = [_wire(waiting.command, known=known) for waiting in turn]
+            await connection.send_packed_command(b"".join(calls))
             unknown = [waiting for waiting in turn if not await _answered(connection, waiting)]
             clean = True
         finally:
@@ -196,15 +196,10 @@ async def _answered(connection: _Connection, waiting: _Waiting) -> bool:
 
 
 def _wire(command: Command, *, known: bool) -> bytes:
-    """Return a script call as it goes over the wire (RESP, an array of bulk strings)."""
+    """Return a script call as it goes over the wire."""
     script, keys, args = command
     call = ("EVALSHA", script.sha) if known else ("EVAL", script.source)
-    parts = [
-        part.encode() if isinstance(part, str) else part
-        for part in (*call, str(len(keys)), *keys, *args)
-    ]
-    bulk = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
-    return b"*%d\r\n%b" % (len(parts), b"".join(bulk))
+    return wire(*call, str(len(keys)), *keys, *args)
 
 
 def _fail(turn: list[_Waiting], error: StoreError) -> None:

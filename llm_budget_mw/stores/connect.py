@@ -23,6 +23,7 @@ from redis.retry import Retry
 
 from llm_budget_mw.config import StoreConfig
 from llm_budget_mw.errors import ConfigurationError
+from llm_budget_mw.stores._direct import DirectScripts
 from llm_budget_mw.stores.base import AsyncStore, Store
 from llm_budget_mw.stores.memory import AsyncMemoryStore, MemoryStore
 from llm_budget_mw.stores.redis import AsyncRedisStore, RedisStore
@@ -42,7 +43,8 @@ def connect(config: StoreConfig, *, test_clock: _Clock | None = None) -> Store:
     if config.url.startswith("memory://"):
         return MemoryStore(test_clock) if test_clock else MemoryStore()
     make = _maker(config, _SYNC)
-    client = _LazyCluster(make) if config.url.startswith(_CLUSTER) else make()
+    cluster = config.url.startswith(_CLUSTER)
+    client = _LazyCluster(make) if cluster else DirectScripts(make())
     return RedisStore(client, prefix=config.prefix, test_clock=test_clock)
 
 

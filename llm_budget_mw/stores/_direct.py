@@ -1,0 +1,103 @@
+"""Scripts over redis-py's connections, past its pool and its command path.
+
+Together those take longer than the decision itself. One connection at hand is kept out of
+the pool, unless a thread is waiting for one.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol, cast
+
+import redis
+from redis import exceptions
+
+from llm_budget_mw.stores._commands import wire
+
+
+class _Connection(Protocol):
+    """What is used of a redis-py connection."""
+
+    def send_packed_command(self, command: list[bytes]) -> None: ...
+
+    def read_response(self) -> object: ...
+
+    def disconnect(self) -> None: ...
+
+
+class _Pool(Protocol):
+    """What is used of a redis-py connection pool."""
+
+    def get_connection(self) -> _Connection: ...
+
+    def release(self, connection: _Connection) -> None: ...
+
+
+class DirectScripts:
+    """The scripts of one server, for threads; a `Scripts` like the client it stands on."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._pool = cast("_Pool", client.connection_pool)
+        self._lock = threading.Lock()
+        self._kept: _Connection | None = None
+        self._asking = 0
+
+    def evalsha(self, sha: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
+        """Run a script the server knows."""
+        return self._run(wire("EVALSHA", sha, str(numkeys), *keys_and_args))
+
+    def eval(self, script: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
+        """Run a script."""
+        return self._run(wire("EVAL", script, str(numkeys), *keys_and_args))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+        if kept is not None:
+            self._pool.release(kept)
+        self._client.close()
+
+    def _run(self, command: bytes) -> object:
+        try:
+            return self._exchange(command)
+        except exceptions.ConnectionError:
+            # Once more, as a client does: every script may be repeated.
+            return self._exchange(command)
+
+    def _exchange(self, command: bytes) -> object:
+        connection = self._take()
+        clean = False
+        try:
+            connection.send_packed_command([command])
+            reply = connection.read_response()
+            clean = True
+        except exceptions.ResponseError:
+            clean = True
+            raise
+        finally:
+            if not clean:  # what is still unread must never reach the next caller
+                connection.disconnect()
+            self._give_back(connection, keep=clean)
+        return reply
+
+    def _take(self) -> _Connection:
+        with self._lock:
+            connection, self._kept = self._kept, None
+            self._asking += connection is None
+        if connection is not None:
+            return connection
+        try:
+            return self._pool.get_connection()
+        finally:
+            with self._lock:
+                self._asking -= 1
+
+    def _give_back(self, connection: _Connection, *, keep: bool) -> None:
+        with self._lock:
+            keep = keep and self._kept is None and not self._asking
+            if keep:
+                self._kept = connection
+        if not keep:
+            self._pool.release(connection)
