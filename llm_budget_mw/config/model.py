@@ -52,6 +52,10 @@ DIALECTS = (
     "openai_embeddings",
     "anthropic_messages",
     "gemini",
+    "bedrock",
+    "bedrock_invoke",
+    "cohere",
+    "ollama",
     "custom",
 )
 # RFC 7518 section 3.2: a key has at least the size of the hash.

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from llm_budget_mw.dialects.anthropic_messages import AnthropicMessages
+from llm_budget_mw.dialects.bedrock import Bedrock
+from llm_budget_mw.dialects.bedrock_invoke import BedrockInvoke
+from llm_budget_mw.dialects.cohere import Cohere
 from llm_budget_mw.dialects.custom import Custom
 from llm_budget_mw.dialects.gemini import Gemini
+from llm_budget_mw.dialects.ollama import Ollama
 from llm_budget_mw.dialects.openai_chat import OpenAIChat
 from llm_budget_mw.dialects.openai_completions import OpenAICompletions
 from llm_budget_mw.dialects.openai_embeddings import OpenAIEmbeddings
@@ -25,6 +29,10 @@ _ALL: tuple[Dialect, ...] = (
     OpenAIEmbeddings(),
     AnthropicMessages(),
     Gemini(),
+    Bedrock(),
+    BedrockInvoke(),
+    Cohere(),
+    Ollama(),
     Custom(),
 )
 

@@ -50,6 +50,16 @@ def read_label(body: dict[str, Any], field: str) -> str | None:
     return value
 
 
+def read_table(body: dict[str, Any], field: str) -> dict[str, Any]:
+    """Read an object; empty if absent or null."""
+    value = body.get(field)
+    if value is None:
+        return {}
+    if not is_object(value):
+        raise wrong(field, "an object", value)
+    return value
+
+
 def read_objects(body: dict[str, Any], field: str) -> list[dict[str, Any]]:
     """Read an array of objects; empty if absent or null."""
     value = body.get(field)
@@ -75,3 +85,14 @@ def refuse(body: dict[str, Any], field: str, why: str) -> None:
     """Raise `RequestError` if a field is set whose effect no reservation covers."""
     if body.get(field) is not None:
         raise RequestError(f"{field} is not allowed here: {why}.")
+
+
+def refuse_capitals(body: dict[str, Any]) -> None:
+    """Raise `RequestError` for a name not in lower case.
+
+    To a server written in Go it is another spelling of the same field, and the last one
+    counts (https://pkg.go.dev/encoding/json#Unmarshal).
+    """
+    for name in body:
+        if name != name.casefold():
+            raise RequestError(f"{reprlib.repr(name)} is no field: names are in lower case here.")

@@ -12,6 +12,7 @@ from llm_budget_mw.dialects._envelope import envelope
 from llm_budget_mw.dialects._json import dump, is_array, items, label, look_at, read_object, table
 from llm_budget_mw.dialects._prompt import PromptBuilder
 from llm_budget_mw.dialects._stream import FramedReader, PassThrough, is_plain
+from llm_budget_mw.dialects._thinking import fit_thinking
 from llm_budget_mw.dialects.protocol import (
     ErrorAnswer,
     Problem,
@@ -29,9 +30,6 @@ _TOOLS_TOKENS = 700
 _TOOL_TOKENS = 16
 _BUILT_IN_TOOL_TOKENS = 800
 """A tool the provider defines: its schema is not in the request."""
-
-_MIN_THINKING = 1024
-"""Smallest thinking budget the API takes; it must also be below `max_tokens`."""
 
 _SETTINGS = frozenset(
     {
@@ -92,7 +90,7 @@ class AnthropicMessages:
         """Write model, bound, and a thinking budget that fits below a lowered bound."""
         body = {**call.body, "model": model, "max_tokens": output}
         if call.max_output is None or output < call.max_output:
-            _fit_thinking(body, output)
+            fit_thinking(body, output)
         return Rewritten(dump(body))
 
     def read_usage(self, body: bytes, headers: Mapping[str, str]) -> Usage | None:
@@ -110,16 +108,6 @@ class AnthropicMessages:
         """Shape a refusal as Anthropic does; `details.error_code` is the problem's code."""
         default = "api_error" if problem.status >= _SERVER_ERROR else "invalid_request_error"
         return envelope(problem, _TYPES.get(problem.status, default), "request-id")
-
-
-def _fit_thinking(body: dict[str, Any], output: int) -> None:
-    budget = table(body.get("thinking")).get("budget_tokens")
-    if not isinstance(budget, int) or budget < output:
-        return
-    if output <= _MIN_THINKING:
-        del body["thinking"]
-    else:
-        body["thinking"] = {**body["thinking"], "budget_tokens": output - 1}
 
 
 class _Reading:
