@@ -71,7 +71,8 @@ class BudgetMiddleware:
                         self._idle.set()
                 return
         elif scope["type"] == "lifespan":
-            send = self._closing(send)
+            await self._lifespan(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
     async def _guarded(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,13 +142,32 @@ class BudgetMiddleware:
                 break
         return _body.decoded(bytes(body), head.headers.get("content-encoding", ""), limit)
 
-    def _closing(self, send: Send) -> Send:
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the lifespan through, and close the store before the application's own end."""
+        spoken = False
+
         async def closing_send(message: Message) -> None:
+            nonlocal spoken
+            spoken = spoken or message["type"].startswith("lifespan.")
             if message["type"].startswith("lifespan.shutdown."):
                 await self._close()
             await send(message)
 
-        return closing_send
+        try:
+            await self.app(scope, receive, closing_send)
+        except Exception:
+            if spoken:
+                raise
+        if not spoken:
+            # To raise or to return at once is how an application says that it has no lifespan;
+            # the store has one all the same.
+            await self._own_lifespan(receive, closing_send)
+
+    async def _own_lifespan(self, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.startup.complete"})
+        while (await receive())["type"] != "lifespan.shutdown":
+            pass  # the application may or may not have taken the message that starts it
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def _close(self) -> None:
         # Requests a server cancels as it stops are still on their way to their settlement.
