@@ -23,6 +23,12 @@ class Route(NamedTuple):
         """True if the body is the application's own, and its handler reports usage."""
         return self.config.dialect == "custom"
 
+    def takes(self, method: str) -> bool:
+        """Return whether requests with this method are guarded."""
+        # Frameworks answer HEAD with the handler of GET, which makes the same call.
+        methods = self.config.methods
+        return method in methods or (method == "HEAD" and "GET" in methods)
+
     def read(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; where the body says nothing, the configuration does."""
         call = self.dialect.read_request(head, body)
@@ -53,9 +59,9 @@ class Routes:
     def find(self, method: str, path: str) -> Route | None:
         """Return the route of a request; None if it is not guarded."""
         exact = self._exact.get(path)
-        if exact and method in exact.config.methods:
+        if exact and exact.takes(method):
             return exact
         for prefix, route in self._prefixes:
-            if path.startswith(prefix) and method in route.config.methods:
+            if path.startswith(prefix) and route.takes(method):
                 return route
         return None

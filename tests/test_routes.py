@@ -83,3 +83,9 @@ def test_a_custom_route_is_read_from_the_configuration() -> None:
     assert (call.model, call.max_output) == ("big", 50)
     assert call.prompt == Prompt(overhead_tokens=3_000)
     assert match.dialect.write_grant(HEAD, call, "big", 50).body == b"\xff anything"
+
+
+@pytest.mark.parametrize(("methods", "match"), [(["GET"], "/chat"), (["POST"], None)])
+def test_head_is_guarded_where_get_is(methods: list[str], match: str | None) -> None:
+    """Frameworks answer HEAD with the handler of GET: it must not be a way around."""
+    assert found(Routes([route("/chat", methods=methods)]), "/chat", "HEAD") == match
