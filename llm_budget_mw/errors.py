@@ -3,7 +3,7 @@
     BudgetError
     ├── ConfigurationError          a setting is wrong: the program must not start
     │   └── MissingDependencyError  a feature needs a package that is not installed
-    ├── AuthenticationError         the caller is not who a request needs (401, 400)
+    ├── AuthenticationError         the caller is not who a request needs (401, 400, 503)
     │   └── ScopeError              known, but not allowed to do this (403)
     ├── RequestError                the request cannot be understood or bounded (4xx)
     ├── BudgetExceeded              admission refused; carries the decision
@@ -37,7 +37,7 @@ class AuthenticationError(BudgetError):
     """The credential is missing, malformed or not valid.
 
     `status` is the HTTP status of RFC 6750 section 3.1 (401, or 400 for a malformed
-    request), `code` its `error` attribute, or None where no credential was sent.
+    request; 503 while the keys to verify it cannot be had), `code` its `error` attribute, or None where no credential was sent.
     """
 
     status = 401

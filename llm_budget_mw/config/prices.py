@@ -66,9 +66,9 @@ class TokensConfig(Section):
     exact: Flag = True
     """Whether to run a tokenizer where the cheap upper bound could change the decision."""
     share: Share = 0.25
-    """Tokenize if the cheap bound is more than this part of what a limit has left."""
+    """Tokenize if the cheap bound is more than this part of what the call would hold."""
     max_exact_bytes: Size = 262_144
-    """Longer input is never tokenized: its length in bytes is the estimate."""
+    """Input is tokenized up to here; the rest counts a token for each byte."""
     offload_bytes: Size = 16_384
     """Longer input is tokenized in a thread, away from the event loop."""
     download: Flag = False

@@ -1,4 +1,4 @@
-"""Keys and signatures: the one module that imports PyJWT.
+"""Keys and signatures: the one module that verifies with PyJWT.
 
 A key is bound to the algorithms it may be used with when it is loaded, from the
 configuration and its own type, never from a token (RFC 8725 sections 3.1 and 3.2). So a

@@ -53,8 +53,8 @@ class Estimator:
     def worth_counting(self, prompt: Prompt, bound: InputEstimate, charge_share: float) -> bool:
         """Return whether counting could change the decision.
 
-        `charge_share` is the part of what the tightest limit has left that a charge for
-        `bound` would take. Where most of the bound is not text, counting cannot lower it.
+        `charge_share` is the part that the charge for `bound` has in all that the call would
+        hold. Where most of the bound is not text, counting cannot lower it.
         """
         if self._counter is None or not self._config.exact or charge_share <= self._config.share:
             return False
