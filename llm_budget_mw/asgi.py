@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import Sequence
-from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llm_budget_mw import _body, _http, assembly, decision, events
-from llm_budget_mw._exchange import Exchange
-from llm_budget_mw.dialects.protocol import RequestHead
-from llm_budget_mw.errors import AuthenticationError, BudgetExceeded, RequestError
-from llm_budget_mw.events import Origin, Sink
+from llm_budget_mw import assembly
+from llm_budget_mw.events import Sink
+from llm_budget_mw.gate import REFUSED
 from llm_budget_mw.guard import AsyncGuard
 from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
+from llm_budget_mw.passage import SCOPE_KEY, Passage
 from llm_budget_mw.routes import Route, Routes
 from llm_budget_mw.stores.base import AsyncStore
-from llm_budget_mw.types import Principal, Refusal
 
 _LAST_REQUESTS_S = 5.0
 """How long a shutdown waits for requests that are still open."""
@@ -51,96 +47,49 @@ class BudgetMiddleware:
     ) -> None:
         self.app = app
         self.guard = guard or AsyncGuard.open(config, store=store, sinks=sinks)
-        self._config = self.guard.config
-        self._authenticator = authenticator or assembly.build_async_authenticator(self._config)
-        self._routes = Routes(self._config.routes)
+        self._authenticator = authenticator or assembly.build_async_authenticator(self.guard.config)
+        self._routes = Routes(self.guard.config.routes)
         self._open = 0
         self._idle = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through that is no guarded HTTP request."""
-        if scope["type"] == "http":
-            route = self._routes.find(scope["method"], scope["path"])
-            if route is not None:
-                self._open += 1
-                try:
-                    await self._guarded(route, scope, receive, send)
-                finally:
-                    self._open -= 1
-                    if not self._open:
-                        self._idle.set()
-                return
-        elif scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
+        route = None
+        if scope["type"] == "http":
+            route = self._routes.find(scope["method"], scope["path"])
+        if route is None:
+            await self.unguarded(scope, receive, send)
+        else:
+            await self.watched(route, scope, receive, send)
+
+    async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run a request that no configured route guards; an adapter may know better."""
         await self.app(scope, receive, send)
 
-    async def _guarded(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]]
+    async def watched(
+        self, route: Route | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run a request that is admitted here, or, without a route, by the handler's adapter."""
+        passage = Passage(self.guard, self._authenticator, scope, receive, send)
+        self._open += 1
         try:
-            principal = await self._principal(headers)
-            head = RequestHead(
-                scope["method"],
-                scope["path"],
-                scope["query_string"].decode("latin-1"),
-                dict(headers),
-            )
-            body = await self._read(head, receive)
-            if body is None:
+            if route is None:
+                scope[SCOPE_KEY] = passage
+                await passage.run(self.app)
                 return
-            origin = Origin(
-                principal, route.read(head, body), route.config.path, route.config.feature
-            )
-            decided = await self.guard.decide(origin)
-        except AuthenticationError as error:
-            self.guard.emit(events.denied(error.status, error.code, route.config.path))
-            await _respond(send, _http.denial_answer(error, route.dialect))
-            return
-        except RequestError as error:
-            self.guard.emit(events.denied(error.status, error.code, route.config.path))
-            await _respond(send, _http.request_error_answer(error, route.dialect))
-            return
-        statuses = decision.statuses(decided)
-        held = self.guard.hold(decided, origin)
-        if held is None:
-            refusal = cast("Refusal", decided)
-            answer = _http.refusal_answer(refusal, statuses, route.dialect, self._config.refusals)
-            await _respond(send, answer)
-            return
-        exchange = Exchange(self.guard, route, held, _http.limit_headers(statuses))
-        try:
-            await exchange.run(self.app, scope, receive, send, head)
-        except (BudgetExceeded, RequestError) as error:
-            # Of a call the handler made; once it has begun to answer, only it can say so.
-            if exchange.started:
-                raise
-            await _respond(send, self._answer_to(error, route))
-
-    def _answer_to(self, error: BudgetExceeded | RequestError, route: Route) -> _http.Answer:
-        if isinstance(error, RequestError):
-            return _http.request_error_answer(error, route.dialect)
-        statuses = decision.statuses(error.refusal)
-        return _http.refusal_answer(error.refusal, statuses, route.dialect, self._config.refusals)
-
-    async def _principal(self, headers: list[tuple[str, str]]) -> Principal:
-        known = self._authenticator.authenticate(headers)
-        return await known if inspect.isawaitable(known) else known
-
-    async def _read(self, head: RequestHead, receive: Receive) -> bytes | None:
-        """Read the body within its bound; None if the client left."""
-        limit = self._config.max_body_bytes
-        _body.announced(head.headers.get("content-length"), limit)
-        body = bytearray()  # not a list of parts, which could be a million tiny ones
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise _body.too_large(limit)
-            if not message.get("more_body", False):
-                break
-        return _body.decoded(bytes(body), head.headers.get("content-encoding", ""), limit)
+            written = await passage.admit(route)
+            if written is not None:
+                await passage.run(self.app, written)
+        except REFUSED as error:
+            # Of the gate, or of a call the handler made.
+            await passage.refuse(error)
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._idle.set()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan through, and close the store before the application's own end."""
@@ -176,9 +125,3 @@ class BudgetMiddleware:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), _LAST_REQUESTS_S)
         await self.guard.close()
-
-
-async def _respond(send: Send, answer: _http.Answer) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})

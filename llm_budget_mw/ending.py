@@ -9,6 +9,9 @@ from llm_budget_mw.current import Budget
 from llm_budget_mw.engine import Ending, Outcome
 from llm_budget_mw.tap import FIRST_ERROR, Tap
 
+_TIMEOUTS = (408, 504)
+"""Statuses with which a handler says that it waited for a provider in vain."""
+
 
 def outcome_of(
     budget: Budget,
@@ -23,23 +26,43 @@ def outcome_of(
     `error` is what the application raised, `count` counts the tokens of generated text,
     `custom` says that the handler was to report usage by itself.
     """
+    error = error or budget.error
     if budget.usage is not None:
         return Outcome(Ending.COMPLETE if tap.ended else Ending.CUT, budget.usage)
-    if not tap.started:
-        return _unanswered(budget, error)
+    # A framework makes an error page of what the handler raised: that is no provider's answer.
+    if not tap.started or (error is not None and tap.status >= FIRST_ERROR):
+        # A provider that was waited for may bill what nobody received; any other failure came
+        # before it was asked.
+        if budget.calls or (error is not None and not _waited(error)):
+            return Outcome(Ending.NOT_CALLED)
+        return unanswered(streams=budget.streams)
     if budget.calls:
         return Outcome(Ending.NOT_CALLED)  # each call has settled itself
     if custom:
-        failed = tap.status >= FIRST_ERROR
+        failed = tap.status >= FIRST_ERROR and not _timed_out(tap, error)
         return Outcome(Ending.NOT_CALLED if failed else Ending.UNREPORTED)
-    return tap.outcome(count)
+    return answered(tap, error, count, streams=budget.streams)
 
 
-def _unanswered(budget: Budget, error: BaseException | None) -> Outcome:
-    """Say how a request ended that never got an answer."""
-    # A provider that was waited for may bill what nobody received; any other failure came
-    # before it was asked.
-    waited = isinstance(error, CancelledError) or "Timeout" in type(error).__name__
-    if budget.calls or (error is not None and not waited):
-        return Outcome(Ending.NOT_CALLED)
-    return Outcome(Ending.CUT, counted_output=0 if budget.streams else None)
+def answered(
+    tap: Tap, error: BaseException | None, count: Callable[[str], int], *, streams: bool
+) -> Outcome:
+    """Say how a call ended whose answer began; `streams` is what was asked for."""
+    outcome = tap.outcome(count)
+    if outcome.usage is None and _timed_out(tap, error):
+        return unanswered(streams=streams)
+    return outcome
+
+
+def unanswered(*, streams: bool) -> Outcome:
+    """Say how a call ended whose answer was waited for in vain."""
+    return Outcome(Ending.CUT, counted_output=0 if streams else None)
+
+
+def _timed_out(tap: Tap, error: BaseException | None) -> bool:
+    return tap.status in _TIMEOUTS or (tap.status >= FIRST_ERROR and _waited(error))
+
+
+def _waited(error: BaseException | None) -> bool:
+    """Return whether a provider was waited for in vain, going by what the application raised."""
+    return isinstance(error, CancelledError) or "Timeout" in type(error).__name__

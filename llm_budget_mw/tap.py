@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from llm_budget_mw.dialects.coding import Inflater, inflated, inflater_of
 from llm_budget_mw.dialects.protocol import Dialect, StreamReader
 from llm_budget_mw.engine import Ending, Outcome
 from llm_budget_mw.types import ModelCall
 
 _MAX_KEPT = 16 * 1024 * 1024
-"""Bytes of a whole answer kept to read its usage; beyond, it is unknown."""
+"""Bytes of a whole answer kept to read its usage, and of any that was compressed; beyond, it is
+unknown."""
 _STREAMED = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
+_JSON = "application/json"
+_CODING = "content-encoding"
 FIRST_ERROR = 400
 """The first status that says a request was not served."""
 
@@ -33,6 +37,8 @@ class Tap:
         """Bytes that have passed."""
         self._headers: Mapping[str, str] = {}
         self._reader: StreamReader | None = None
+        self._inflater: Inflater | None = None
+        self._declared = False
         self._kept: list[bytes] = []
         self._ended = False
 
@@ -51,40 +57,62 @@ class Tap:
         self.status = status
         self._headers = headers
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind in _STREAMED and status < FIRST_ERROR:
+        self._declared = kind in _STREAMED
+        if status < FIRST_ERROR and (self._declared or self._was_asked_for(kind)):
+            self._inflater = inflater_of(headers.get(_CODING, ""), _MAX_KEPT)
+            if self._inflater is not None:
+                headers = {name: value for name, value in headers.items() if name != _CODING}
             self._reader = self._dialect.open_stream(self._call, headers)
-            self.rewrites = self._reader.rewrites
+            # What is compressed cannot be changed in passing.
+            self.rewrites = self._reader.rewrites and self._inflater is None
 
     def feed(self, chunk: bytes) -> bytes:
         """Look at the next piece of the body; return what the client is to get."""
         self.size += len(chunk)
-        if self._reader is not None:
+        if self._reader is None:
+            self._keep(chunk)
+        elif self._inflater is None:
             return self._reader.feed(chunk)
-        if self.size <= _MAX_KEPT:
-            self._kept.append(chunk)
         else:
-            self._kept.clear()
+            for piece in self._inflater.feed(chunk):
+                self._reader.feed(piece)
         return chunk
 
     def end(self) -> bytes:
         """Note the end of the body; return what was still held back of it."""
         self._ended = True
-        return self._reader.close() if self._reader is not None else b""
+        rest = self._reader.close() if self._reader is not None else b""
+        return b"" if self._inflater is not None else rest
 
     def outcome(self, count: Callable[[str], int]) -> Outcome:
         """Say how the call ended; `count` counts the tokens of generated text."""
-        if self._reader is not None:
+        # Nothing at all, of no stream's type, is not a stream that has said nothing yet.
+        if self._reader is not None and (self._declared or self.size):
             return self._of_stream(self._reader, count)
         usage = None
         if self._ended and self.size <= _MAX_KEPT:
-            usage = self._dialect.read_usage(b"".join(self._kept), self._headers)
+            body = inflated(b"".join(self._kept), self._headers.get(_CODING, ""), _MAX_KEPT)
+            usage = self._dialect.read_usage(body, self._headers)
         if self.status >= FIRST_ERROR:
             return Outcome(Ending.REFUSED_UPSTREAM, usage)
         return Outcome(Ending.COMPLETE if self._ended else Ending.CUT, usage)
 
+    def _was_asked_for(self, kind: str) -> bool:
+        """Return whether an answer of another type than a stream's is one all the same."""
+        # A handler may forget the type, and a provider answer in one piece after all.
+        return self._call.stream and (kind != _JSON or self._dialect.streams_json)
+
+    def _keep(self, chunk: bytes) -> None:
+        if self.size <= _MAX_KEPT:
+            self._kept.append(chunk)
+        else:
+            self._kept.clear()
+
     def _of_stream(self, reader: StreamReader, count: Callable[[str], int]) -> Outcome:
         # Complete is what the protocol says: a server may end the body of a cut stream neatly.
         ending = Ending.COMPLETE if reader.complete else Ending.CUT
+        if ending is Ending.CUT and self._inflater is not None and self._inflater.lost:
+            return Outcome(ending)
         usage = reader.usage
         counted = None
         if (usage is None or usage.output_tokens is None) and not reader.truncated:

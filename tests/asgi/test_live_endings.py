@@ -326,7 +326,7 @@ def test_one_request_is_two_scripts(leaves: bool, valkey: ValkeyServer) -> None:
 def test_a_call_longer_than_its_lease_keeps_its_slot(valkey: ValkeyServer) -> None:
     """The lease is renewed while the call runs, so nobody else gets its place."""
     app = app_of(streaming(delta("hello"), endless=True))
-    site = Site(app, {"concurrency": 1}, url=valkey.url, lease_ms=200)
+    site = Site(app, {"concurrency": 1}, url=valkey.url, lease_ms=600)
 
     with UvicornServer(site.app) as running, RawClient(running.url) as client:
         client.ask(STREAMED)
