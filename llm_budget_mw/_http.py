@@ -62,7 +62,7 @@ def refusal_answer(
             headers.append(("retry-after-ms", str(refusal.retry_after_ms)))
     if long_wait:
         headers.append(("x-should-retry", "false"))
-    return _answer(problem, dialect, headers)
+    return _answer(problem, dialect, headers, spent=long_wait)
 
 
 def denial_answer(error: AuthenticationError, dialect: Dialect, request_id: str = "") -> Answer:
@@ -109,7 +109,9 @@ def limit_headers(
     return tuple(headers)
 
 
-def _answer(problem: Problem, dialect: Dialect, headers: list[Header]) -> Answer:
+def _answer(
+    problem: Problem, dialect: Dialect, headers: list[Header], *, spent: bool = False
+) -> Answer:
     answer = dialect.error(problem)
     fixed = [
         ("content-type", answer.media_type),
@@ -118,7 +120,8 @@ def _answer(problem: Problem, dialect: Dialect, headers: list[Header]) -> Answer
     ]
     # A request id is the client's word.
     own = [(name, _UNPRINTABLE.sub("?", value)) for name, value in answer.headers]
-    return Answer(problem.status, (*fixed, *headers, *own), answer.body)
+    status = answer.status if spent and answer.status else problem.status
+    return Answer(status, (*fixed, *headers, *own), answer.body)
 
 
 def _refusal_status(refusal: Refusal, config: RefusalsConfig) -> int:

@@ -13,11 +13,13 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _CR = 0x0D
+_NAMES = (b":", b"data", b"event", b"id", b"retry")
+"""How the lines of an event begin."""
 _REACH = 3
 """Bytes of a blank line that may have arrived before its last one."""
 
-# Atomic, or CRLF would be given back and read as two line ends.
-_BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n){2}")
+# Possessive, or CRLF would be given back and read as two line ends.
+_BLANK_LINE = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)")
 
 
 class EventSplitter:
@@ -83,6 +85,17 @@ def _event_end(data: bytes | bytearray, resume: int) -> int:
     end = match.end()
     # A CR in the last place may be half of a CRLF whose LF belongs to the same event.
     return 0 if end == len(data) and data[-1] == _CR else end
+
+
+def is_foreign(event: bytes) -> bool:
+    """Return whether this is no part of any event stream: a line has no name that is known there.
+
+    The last line may be unfinished.
+    """
+    *lines, last = event.removeprefix(_BOM).splitlines() or [b""]
+    known = all(not line or line.startswith(_NAMES) for line in lines)
+    begun = last.startswith(_NAMES) or any(name.startswith(last) for name in _NAMES)
+    return not (known and begun)
 
 
 def read_data(event: bytes) -> bytes:

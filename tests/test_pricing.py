@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -78,8 +79,18 @@ def simple_models() -> Iterator[tuple[str, str]]:
             if any(reseller.find_model(f"{provider.id}/{model.id}") for reseller in resellers):
                 continue
             units = {u for u, price in vars(found.get_prices(AT)).items() if price is not None}
+            # Of a model for sound or searches, the price of text alone is no price.
+            if "audio" in model.id or "-search-" in model.id:
+                continue
             if units and units <= SIMPLE_UNITS and units & {"input_mtok", "output_mtok"}:
                 yield provider.id, model.id
+
+
+def listed_units(name: str) -> set[str]:
+    """Return what the catalogue itself has a price for, of a `provider/model`."""
+    provider, _, model = name.partition("/")
+    found = get_snapshot().find_provider_model(model, None, provider, None)[1]
+    return {u for u, price in vars(found.get_prices(AT)).items() if price is not None}
 
 
 @functools.cache
@@ -114,10 +125,15 @@ def catalogue_cost(usage: Usage, provider: str, model: str, context: dict[str, s
 @pytest.mark.parametrize("input_tokens", [1_000, 150_000, 700_000])
 def test_every_catalogue_model_costs_what_the_catalogue_says(input_tokens: int) -> None:
     """For all models the integer cost is the catalogue's, rounded up by at most 1 nano-dollar."""
-    usage = Usage(input_tokens, 321, 500, 300, 100, 7, web_searches=3)
     models = catalogue_models()
 
     for provider, model in models:
+        usage = Usage(input_tokens, 321, 500, 300, reasoning_tokens=7)
+        units = listed_units(f"{provider}/{model}")
+        if "cache_write_1h_mtok" in units:
+            usage = dataclasses.replace(usage, cache_write_1h_tokens=100)
+        if "web_searches_kcount" in units:
+            usage = dataclasses.replace(usage, web_searches=3)
         expected = catalogue_cost(usage, provider, model, {})
         cost = CATALOGUE.cost(usage, f"{provider}/{model}")
         assert cost is not None
@@ -144,13 +160,86 @@ def test_the_tier_that_answered_sets_the_price(
     assert CATALOGUE.cost(usage, None) == catalogue_cost(usage, "openai", model, context)
 
 
-def test_an_unheard_of_tier_in_an_answer_is_priced_as_standard() -> None:
-    """A call that took place has a price, whatever its answer calls the tier."""
-    usage = Usage(1_000, 100, model="gpt-4o")
+def test_an_unheard_of_tier_in_an_answer_is_priced_at_the_dearest_tier() -> None:
+    """A call that took place has a price, whatever its answer calls the tier: no low one."""
+    usage = Usage(1_000, 100, model="gpt-4o", service_tier="new")
+    priority = Usage(1_000, 100, model="gpt-4o", service_tier="priority")
+    untiered = Usage(1_000, 100, model="command-a-03-2025")
 
-    assert CATALOGUE.cost(Usage(1_000, 100, model="gpt-4o", service_tier="?"), None) == (
-        CATALOGUE.cost(usage, None)
+    assert CATALOGUE.cost(usage, None) == CATALOGUE.cost(priority, None)
+    assert CATALOGUE.cost(dataclasses.replace(untiered, service_tier="new"), None) == (
+        CATALOGUE.cost(untiered, None)
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "percent"),
+    [
+        ("gemini-2.5-pro", "priority", 180),
+        ("us.amazon.nova-pro-v1:0", "priority", 175),
+        ("us.amazon.nova-pro-v1:0", "optimized", 125),
+        ("claude-opus-4-6", "fast", 600),
+        ("gpt-5.5", "ultrafast", 600),
+        ("gpt-3.5-turbo", "priority", 250),
+        ("gpt-3.5-turbo", "fast", 250),
+        ("gemini-2.5-pro", "flex", 100),
+        ("gemini-2.5-pro", "ON_DEMAND_OFFPEAK", 100),
+        ("claude-opus-4-8", "regional_standard", 110),
+        ("claude-opus-4-8", "regional_fast", 220),
+    ],
+)
+def test_a_dearer_tier_the_catalogue_lacks_costs_a_multiple(
+    model: str, tier: str, percent: int
+) -> None:
+    """A tier without a listed price is never as cheap as the standard one, unless it is cheaper."""
+    standard = CATALOGUE.cost(Usage(1_000_000, 100_000, 1_000), model)
+    cost = CATALOGUE.cost(Usage(1_000_000, 100_000, 1_000, service_tier=tier), model)
+    reserved = CATALOGUE.of(model, tier)
+
+    assert standard is not None
+    assert cost == standard * percent // 100
+    assert reserved is not None
+    assert reserved.cost(Usage(1_000_000, 100_000, 1_000)) == cost
+
+
+def test_sound_without_a_listed_price_is_no_price() -> None:
+    """A model for sound that is listed with the price of its text is not sold at that."""
+    assert CATALOGUE.of("gpt-4o-audio-preview") is None
+    assert CATALOGUE.of("gpt-audio") is not None
+
+
+def test_a_model_that_searches_by_itself_has_a_fee_for_each_request() -> None:
+    """Nothing in the answer says that it searched."""
+    assert price_of("gpt-4o-mini-search-preview-2025-03-11").request_nano == nano("0.035")
+    assert price_of("gpt-5-search-api").request_nano == nano("0.035")
+
+
+def test_a_newer_model_that_draws_costs_as_the_dearest_one() -> None:
+    """The image tool's default model may be newer than the list."""
+    assert price_of("gpt-image-9") == price_of("gpt-image-1")
+    assert price_of("gpt-image-2") != price_of("gpt-image-1")
+
+
+def test_a_cached_image_costs_more_than_cached_text() -> None:
+    """Usage does not tell them apart, so the dearer price bounds both."""
+    assert price_of("gpt-image-1").rates.cache_read == nano("2.50")
+
+
+def test_long_cache_writes_without_a_listed_price_cost_more_than_short_ones() -> None:
+    """Kept for twelve hours, input costs up to 2.5 times its price with OpenAI."""
+    gpt = price_of("gpt-5.6")
+
+    assert gpt.rates.cache_write_1h == gpt.rates.input * 5 // 2
+    assert gpt.long_context[0].rates.cache_write_1h == gpt.long_context[0].rates.input * 5 // 2
+    claude = price_of("global.anthropic.claude-sonnet-4-20250514-v1:0")
+    assert claude.rates.cache_write_1h == claude.rates.input * 2
+    old = price_of("gpt-4o")
+    assert old.rates.cache_write_1h == old.rates.input
+
+
+def test_searches_without_a_listed_price_cost_as_the_dearest() -> None:
+    """A search is never free because a list does not know it."""
+    assert price_of("gpt-5.3-codex").web_search_nano == nano("0.035")
 
 
 def test_a_dearer_tier_raises_the_admission_price_and_a_cheaper_one_does_not_lower_it() -> None:
@@ -171,7 +260,8 @@ def test_a_tier_that_could_cost_anything_is_refused(unknown: str) -> None:
     """A caller cannot get a cheaper bound by naming a tier without a price."""
     prices = Prices(PricesConfig.model_validate({"unknown": unknown}), at=AT)
 
-    assert prices.of("gpt-4o", "ultrafast") is None
+    assert prices.of("gpt-4o", "hyperfast") is None
+    assert prices.of("gpt-4o", "?") is None
 
 
 @pytest.mark.parametrize(
@@ -426,7 +516,7 @@ def test_the_bound_is_never_below_the_cost(
     tiers = (LongContext(1_000_000, PerClass(*long)),)
     price = ModelPrice(PerClass(*rates), tiers, request_nano=5)
 
-    fixed, per_output = price.bound((usage.input_tokens or 0) + 7, cache_writes=True, audio=True)
+    fixed, per_output = price.bound((usage.input_tokens or 0) + 7, cache_writes_1h=True, audio=True)
 
     cost = price.cost(usage)
     assert cost is not None
@@ -448,7 +538,8 @@ def test_the_bound_counts_cache_writes_and_sound_where_they_may_occur() -> None:
     price = ModelPrice(rates)
 
     assert price.bound(1_000_000)[0] == 1
-    assert price.bound(1_000_000, cache_writes=True)[0] == 3
+    assert price.bound(1_000_000, cache_writes=True)[0] == 2
+    assert price.bound(1_000_000, cache_writes_1h=True)[0] == 3
     assert price.bound(1_000_000, audio=True)[0] == 4
     assert ModelPrice(rates, writes_unasked=True).bound(1_000_000)[0] == 2
 
@@ -460,6 +551,27 @@ def test_claude_is_charged_for_cache_writes_only_when_asked() -> None:
     assert claude.bound(1_000)[0] == 1_000 * claude.rates.input // 10**6
     assert gpt.bound(1_000)[0] == 1_000 * gpt.rates.cache_write // 10**6
     assert gpt.rates.cache_write > gpt.rates.input
+
+
+def test_what_caching_saved_is_the_difference_to_plain_input() -> None:
+    """Reads save, writes cost: together they may come to less than nothing."""
+    models = {"m": {"input": 4, "output": 9, "cache_read": "0.4", "cache_write": 5}}
+    prices = configured(models=models)
+
+    assert prices.saved(Usage(1_000, 50, 600), "m") == 600 * 3_600
+    assert prices.saved(Usage(1_000, 50, 0, 600), "m") == -600 * 1_000
+    assert prices.saved(Usage(1_000, 50, 500, 400, 400), "m") == 500 * 3_600 - 400 * 1_000
+    advisor = Usage(1_000, 1, 1_000)
+    assert prices.saved(Usage(10, 10, extra=(advisor,)), "m") == 1_000 * 3_600
+
+
+@pytest.mark.parametrize(
+    "usage", [Usage(10, 5), Usage(None, 5, 10), Usage(10, 5, extra=(Usage(),))]
+)
+def test_nothing_is_said_to_be_saved_where_nothing_is_known(usage: Usage) -> None:
+    """Without cached tokens, or without a cost, caching saved 0."""
+    assert CATALOGUE.saved(usage, "gpt-4o") == 0
+    assert CATALOGUE.saved(dataclasses.replace(usage, cache_read_tokens=5), "no-such-model") == 0
 
 
 def test_base_tokens_are_input_tokens_of_the_reference_model() -> None:

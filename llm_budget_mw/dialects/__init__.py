@@ -40,8 +40,13 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for di
 """Every dialect; `openai_compatible` is for servers that obey `max_tokens` only."""
 
 
-def dialect_for(name: str) -> Dialect:
-    """Return the dialect of that name; raises `ConfigurationError` if there is none."""
+def dialect_for(name: str, *, cache_prompt: bool = False) -> Dialect:
+    """Return the dialect of that name; raises `ConfigurationError` if there is none.
+
+    `cache_prompt` is for `anthropic_messages`, and changes no other.
+    """
+    if cache_prompt and name == AnthropicMessages.name:
+        return AnthropicMessages(cache_prompt=True)
     dialect = DIALECTS.get(name)
     if dialect is None:
         known = ", ".join(DIALECTS)

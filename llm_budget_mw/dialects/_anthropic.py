@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_budget_mw._sse import read_data
-from llm_budget_mw.dialects._json import count, first_count, items, label, look_at, table
+from llm_budget_mw.dialects._json import MAX_LABEL, count, first_count, items, label, look_at, table
 from llm_budget_mw.dialects._stream import Transcript
 from llm_budget_mw.types import Usage
 
@@ -18,18 +18,31 @@ _TEXT = re.compile(
 ).match
 _DELTA = b'"delta"'
 
+_KINDS = (
+    "content_block_delta",
+    "content_block_start",
+    "content_block_stop",
+    "message_delta",
+    "message_start",
+    "message_stop",
+)
+_OF_ANY_FORMAT = ("error", "ping")
 _GENERATED = ("text", "thinking", "partial_json", "content")
 _SEALED_BLOCK = "redacted_thinking"
 _SEAL = "signature_delta"
 
-_BESIDE = ("compaction", "advisor_message")
+_ADVISOR = "advisor_message"
+_BESIDE = ("compaction", _ADVISOR)
 """Iterations that are billed but not part of the counts at the top."""
+
+_ANYWHERE = (None, "global", "not_available")
+"""Places of inference that cost nothing extra."""
 
 _REPORTED = frozenset(
     {
         "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
         "cache_creation", "output_tokens_details", "server_tool_use", "iterations",
-        "service_tier", "speed",
+        "inference_geo", "service_tier", "speed",
     }
 )  # fmt: skip
 
@@ -43,7 +56,7 @@ def read_usage(report: dict[str, Any], model: str | None) -> Usage | None:
     usage = _read_counts(report, model)
     beside = tuple(
         [
-            _read_counts(entry, label(entry.get("model")) or model)
+            _read_counts({**_carried(report, entry), **entry}, label(entry.get("model")) or model)
             for entry in map(table, items(report.get("iterations")))
             if entry.get("type") in _BESIDE
         ]
@@ -53,6 +66,24 @@ def read_usage(report: dict[str, Any], model: str | None) -> Usage | None:
     return replace(usage, extra=beside)
 
 
+def read_tier(holder: dict[str, Any]) -> str | None:
+    """Return the service tier of a request or a usage: its speed and its region are a part of it."""
+    tier = "fast" if holder.get("speed") == "fast" else label(holder.get("service_tier"))
+    if tier == "priority":
+        # Here that is capacity paid for in advance, not the dearer tier others call so.
+        tier = "reserved"
+    if label(holder.get("inference_geo")) in _ANYWHERE:
+        return tier
+    return f"regional_{tier or 'standard'}"[:MAX_LABEL]
+
+
+def _carried(report: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides the price of an iteration and stands at the top only."""
+    # An advisor is another model, and not made faster by the request.
+    names = ("inference_geo",) if entry.get("type") == _ADVISOR else ("inference_geo", "speed")
+    return {name: report.get(name) for name in names}
+
+
 def _read_counts(report: dict[str, Any], model: str | None) -> Usage:
     plain = count(report.get("input_tokens"))
     read = count(report.get("cache_read_input_tokens")) or 0
@@ -60,7 +91,6 @@ def _read_counts(report: dict[str, Any], model: str | None) -> Usage:
     hour = count(split.get("ephemeral_1h_input_tokens")) or 0
     minutes = count(split.get("ephemeral_5m_input_tokens")) or 0
     write = max(count(report.get("cache_creation_input_tokens")) or 0, hour + minutes)
-    fast = report.get("speed") == "fast"
     return Usage(
         input_tokens=None if plain is None else plain + read + write,
         output_tokens=count(report.get("output_tokens")),
@@ -71,7 +101,7 @@ def _read_counts(report: dict[str, Any], model: str | None) -> Usage:
         or 0,
         web_searches=first_count(table(report.get("server_tool_use")), "web_search_requests") or 0,
         model=model,
-        service_tier="fast" if fast else label(report.get("service_tier")),
+        service_tier=read_tier(report),
     )
 
 
@@ -95,7 +125,12 @@ class MessageInterpreter:
         if match:
             self.transcript.add_raw(match[1])
         else:
-            self._read_whole(look_at(read_data(event)))
+            data = read_data(event)
+            known = look_at(data)
+            if known:
+                self._read_whole(known)
+            else:
+                self.transcript.miss_event(event, data)
         return True
 
     @property
@@ -105,6 +140,10 @@ class MessageInterpreter:
 
     def _read_whole(self, event: dict[str, Any]) -> None:
         kind = event.get("type")
+        if kind in _KINDS:
+            self.transcript.understand()
+        elif kind not in _OF_ANY_FORMAT:
+            self.transcript.miss()
         if kind == "content_block_delta":
             self._read_delta(table(event.get("delta")))
         elif kind == "content_block_start":

@@ -36,6 +36,8 @@ _EXCEPTIONS = {
     503: "ServiceUnavailableException",
     504: "ModelTimeoutException",
 }
+_TOO_MANY = 429
+_QUOTA_STATUS = 400
 _SERVER_ERROR = 500
 
 Place = tuple[str, ...]
@@ -47,17 +49,18 @@ class Target(NamedTuple):
 
     base: str
     model: str
-    """Decoded: an ARN holds slashes."""
+    """Decoded, whether the server has done it or not: an ARN holds slashes."""
     method: str
-    encoded: bool
-    """True if the model came percent-encoded, as SDKs send it; servers decode a path."""
 
     def to(self, model: str) -> str | None:
-        """Return the path for a model, encoded as this one is; None if that is this one."""
+        """Return the path for a model, decoded; None if that is this one."""
         if model == self.model:
             return None
-        written = quote(model, safe="" if self.encoded else ":/")
-        return f"{self.base}{_COLLECTION}{written}/{self.method}"
+        return f"{self.base}{_COLLECTION}{model}/{self.method}"
+
+    def raw(self, model: str) -> str:
+        """Return the path for a model as it goes over the wire, where an ARN is one segment."""
+        return f"{quote(self.base)}{_COLLECTION}{quote(model, safe='')}/{self.method}"
 
 
 def read_target(head: RequestHead, *methods: str) -> Target:
@@ -74,7 +77,7 @@ def read_target(head: RequestHead, *methods: str) -> Target:
         raise RequestError(f"The path must name a model id or ARN of up to {MAX_LABEL} characters.")
     if _STORED_PROMPT in model:
         raise RequestError("A stored prompt is not allowed here: it takes no output bound.")
-    return Target(base, model, method, encoded="%" in raw)
+    return Target(base, model, method)
 
 
 def refuse_bounds(field: str, fields: dict[str, Any], own: frozenset[Place]) -> None:
@@ -109,4 +112,7 @@ def aws_error(problem: Problem) -> ErrorAnswer:
     headers = [("x-amzn-errortype", kind)]
     if problem.request_id:
         headers.append(("x-amzn-requestid", problem.request_id))
-    return ErrorAnswer(plain_error(problem, "message", "request_id"), tuple(headers))
+    # botocore tries 429 again, whatever the exception; this one has 400 in AWS's own models.
+    status = _QUOTA_STATUS if problem.code == SPENT and problem.status == _TOO_MANY else None
+    body = plain_error(problem, "message", "request_id")
+    return ErrorAnswer(body, tuple(headers), status=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from llm_budget_mw.dialects._eventstream import read_message
@@ -11,6 +12,12 @@ from llm_budget_mw.types import Usage
 
 FAILURES = ("exception", "error")
 """Types of messages that say why a stream ends."""
+_DELTA = "contentBlockDelta"
+_TEXT = re.compile(
+    rb'\{"delta":\{"text":"([ !#-\[\]-~]*)"\},"contentBlockIndex":(?:0|[1-9][0-9]?)'
+    rb'(?:,"p":"[A-Za-z0-9]*")?\}'
+).fullmatch
+"""All of a delta whose text JSON writes as it is, and the padding that hides its length."""
 _SILENT = ("initial-response", "messageStart", "contentBlockStop")
 _NOT_GENERATED = frozenset({"citation", "citations", "toolResult"})
 
@@ -91,7 +98,7 @@ class Message:
 
     def read(self, kind: str, event: dict[str, Any]) -> None:
         """Take in one event."""
-        if kind == "contentBlockDelta":
+        if kind == _DELTA:
             self._read_delta(table(event.get("delta")))
         elif kind == "contentBlockStart":
             self._read_start(table(event.get("start")))
@@ -144,8 +151,11 @@ class ConverseInterpreter:
         if message is None:
             return True
         kind = message.headers.get(":event-type", "")
+        text = _TEXT(message.payload) if kind == _DELTA else None
         if message.headers.get(":message-type") in FAILURES:
             self._failed = True
+        elif text:
+            self.transcript.add_raw(text[1])
         else:
             self._message.read(kind, look_at(message.payload))
         ended = self._message.stopped and kind == "metadata"

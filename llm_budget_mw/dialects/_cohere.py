@@ -12,6 +12,8 @@ from llm_budget_mw.types import Usage
 _DONE = b"[DONE]"
 _LINE_ENDS = (b"\n", b"\r")
 _FAILURES = ("ERROR", "TIMEOUT")
+_KINDS = ("message-", "content-", "tool-", "citation-")
+_OF_ANY_FORMAT = ("debug", "error", "ping")
 _WITH_TEXT = ("content-start", "content-delta", "tool-plan-delta")
 _WITH_CALLS = ("tool-call-start", "tool-call-delta")
 
@@ -56,12 +58,16 @@ class CohereInterpreter:
         elif data and event.endswith(_LINE_ENDS):
             # Whole, and of another format: who knows what it generated.
             self.transcript.skip()
+        elif not data:
+            self.transcript.miss_event(event, data)
         return True
 
     def _read_event(self, event: dict[str, Any]) -> None:
         kind = event.get("type")
         delta = table(event.get("delta"))
         message = table(delta.get("message"))
+        if isinstance(kind, str):
+            self._note_kind(kind)
         if kind in _WITH_TEXT:
             self._read_content(message)
         elif kind in _WITH_CALLS:
@@ -76,6 +82,12 @@ class CohereInterpreter:
             self.complete = False
         elif kind is None:
             self.transcript.skip()
+
+    def _note_kind(self, kind: str) -> None:
+        if kind.startswith(_KINDS):
+            self.transcript.understand()
+        elif kind not in _OF_ANY_FORMAT:
+            self.transcript.miss()
 
     def _read_content(self, message: dict[str, Any]) -> None:
         self.transcript.add(message.get("tool_plan"))

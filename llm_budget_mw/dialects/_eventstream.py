@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -27,11 +28,14 @@ _SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 """Bytes of a header's value by its type, where they are always the same: booleans, integers."""
 _BYTES, _STRING = 6, 7
 
+_MAX_REMEMBERED = 256
+"""Bytes of the headers that are remembered: most messages of a stream have the same."""
+
 
 class Message(NamedTuple):
     """One message."""
 
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     """Those whose value is a string, such as `:event-type`."""
     payload: bytes
 
@@ -52,18 +56,24 @@ class MessageSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the messages this chunk completes."""
-        self._pending += chunk
+        if self._pending:
+            self._pending += chunk
+            if len(self._pending) < self._needed:
+                return []
+            data, self._pending = bytes(self._pending), bytearray()
+        else:
+            data = chunk
         messages: list[bytes] = []
         start = 0
-        while len(self._pending) - start >= self._needed:
-            self._needed = self._length(start)
-            message = bytes(self._pending[start : start + self._needed])
+        while len(data) - start >= self._needed:
+            self._needed = self._length(data, start)
+            message = data[start : start + self._needed]
             if len(message) < self._needed or not self._is_intact(message):
                 break
             messages.append(message)
             start += self._needed
             self._needed = _PRELUDE.size
-        del self._pending[:start]
+        self._pending += data[start:]
         return messages
 
     def close(self) -> bytes:
@@ -72,10 +82,10 @@ class MessageSplitter:
         self._pending.clear()
         return rest
 
-    def _length(self, start: int) -> int:
+    def _length(self, data: bytes, start: int) -> int:
         """Return the length of the message that starts there, as its prelude has it."""
-        length, headers, checksum = _PRELUDE.unpack_from(self._pending, start)
-        known = not self._verify or crc32(self._pending[start : start + _CHECKED]) == checksum
+        length, headers, checksum = _PRELUDE.unpack_from(data, start)
+        known = not self._verify or crc32(data[start : start + _CHECKED]) == checksum
         if known and _LEAST + headers <= length <= MAX_EVENT_BYTES:
             return int(length)
         self.overflowed = True
@@ -97,14 +107,23 @@ def read_message(data: bytes) -> Message | None:
     if length != len(data) or size > length - _LEAST:
         return None
     end = _PRELUDE.size + size
+    block = data[_PRELUDE.size : end]
+    headers = _remembered(block) if size <= _MAX_REMEMBERED else _read_headers(block)
+    return None if headers is None else Message(headers, data[end : -_CHECKSUM.size])
+
+
+def _read_headers(block: bytes) -> Mapping[str, str] | None:
+    """Return the headers that are strings; None if these bytes are no headers."""
     try:
-        headers = dict(_read_headers(data[_PRELUDE.size : end]))
+        return dict(_strings(block))
     except (IndexError, UnicodeDecodeError):
         return None
-    return Message(headers, data[end : -_CHECKSUM.size])
 
 
-def _read_headers(data: bytes) -> Iterator[tuple[str, str]]:
+_remembered = lru_cache(maxsize=64)(_read_headers)
+
+
+def _strings(data: bytes) -> Iterator[tuple[str, str]]:
     """Yield the headers that are strings.
 
     Raises `IndexError` or `UnicodeDecodeError` where the bytes are no headers.

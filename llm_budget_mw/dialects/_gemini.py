@@ -6,8 +6,8 @@ Field names come as `camelCase` or, from some gateways, as `snake_case`; both me
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -16,6 +16,7 @@ from llm_budget_mw.dialects._json import (
     dump,
     first_count,
     is_array,
+    is_object,
     items,
     label,
     look_at,
@@ -32,6 +33,7 @@ _MOST_SEARCHES = 1024
 _KNOWN = frozenset({"candidates", "usageMetadata", "promptFeedback", "error"})
 _PER_REQUEST = re.compile(r"gemini-[12](?!\d)").search
 """Models whose grounding is billed once for each request, not for each search."""
+_ONLY_TEXT = {"text"}
 _HIDDEN_PARTS = ("inlineData", "thoughtSignature", "fileData")
 
 
@@ -42,11 +44,12 @@ def camel(name: str) -> str:
 
 def named(value: object) -> dict[str, Any]:
     """Return the object with its own names in `camelCase`, empty if it is none."""
-    fields = table(value)
+    if not is_object(value):
+        return {}
     # Google's own answers have no other names, and there are many of them in a stream.
-    if "_" not in "".join(fields):
-        return fields
-    return {camel(name): item for name, item in fields.items()}
+    if "_" not in "".join(value):
+        return value
+    return {camel(name): item for name, item in value.items()}
 
 
 def read_usage(body: bytes) -> Usage | None:
@@ -66,6 +69,14 @@ def element_data(element: bytes) -> bytes:
     return element.lstrip(b"[, \t\r\n")
 
 
+class Candidate(NamedTuple):
+    """What one chunk has of one candidate."""
+
+    fields: dict[str, Any]
+    parts: list[Any]
+    """Of its content, under the names they came with."""
+
+
 class Counts:
     """What the chunks of one answer count.
 
@@ -75,24 +86,29 @@ class Counts:
     def __init__(self) -> None:
         self.blocked = False
         """True if the prompt was refused: nothing was generated."""
+        self.thought = False
+        """True once a thought was counted."""
         self._generated = False
         self._searches: set[str] = set()
         self._report: dict[str, Any] = {}
         self._model: str | None = None
 
-    def read(self, chunk: dict[str, Any]) -> None:
-        """Take in one chunk."""
+    def read(self, chunk: dict[str, Any]) -> list[Candidate]:
+        """Take in one chunk; return its candidates."""
         self._model = label(chunk.get("modelVersion")) or self._model
-        if named(chunk.get("promptFeedback")).get("blockReason"):
+        if "promptFeedback" in chunk and named(chunk["promptFeedback"]).get("blockReason"):
             self.blocked = True
-        for candidate in map(named, items(chunk.get("candidates"))):
-            parts = items(named(candidate.get("content")).get("parts"))
+        candidates = [_candidate(value) for value in items(chunk.get("candidates"))]
+        for fields, parts in candidates:
             self._generated = self._generated or any(map(_is_output, parts))
-            self._read_searches(named(candidate.get("groundingMetadata")))
+            if "groundingMetadata" in fields:
+                self._read_searches(named(fields["groundingMetadata"]))
         report = named(chunk.get("usageMetadata"))
         # A blocked prompt may report the kind of traffic and nothing else.
-        if any(count(value) is not None for value in report.values()):
+        if first_count(report, *report) is not None:
             self._report = report
+            self.thought = self.thought or bool(count(report.get("thoughtsTokenCount")))
+        return candidates
 
     @property
     def usage(self) -> Usage | None:
@@ -140,6 +156,11 @@ class Counts:
                 self._searches.add(query)
 
 
+def _candidate(value: object) -> Candidate:
+    fields = named(value)
+    return Candidate(fields, items(named(fields.get("content")).get("parts")))
+
+
 def _is_output(value: object) -> bool:
     part = table(value)
     return not part.get("thought") and any(part.values())
@@ -161,7 +182,8 @@ class GeminiInterpreter:
         """True once every candidate finished, or the prompt was blocked, and an array closed."""
         self._data_of = data_of
         self._counts = Counts()
-        self._open_array = data_of is element_data
+        self._in_array = data_of is element_data
+        self._open_array = False
         self._failed = False
         self._seen: set[int] = set()
         self._finished: set[int] = set()
@@ -169,10 +191,17 @@ class GeminiInterpreter:
     def read(self, event: bytes) -> bool:
         """Take in one event; every one is for the client."""
         data = self._data_of(event)
+        if self._in_array and event.lstrip().startswith(b"["):
+            # Not where an object came in place of an array.
+            self._open_array = True
         if data == b"]":
             self._open_array = False
-        else:
-            self._read_chunk(named(look_at(data)))
+        elif data and (chunk := named(look_at(data))):
+            self._read_chunk(chunk)
+        elif not self._in_array:
+            self.transcript.miss_event(event, data)
+        elif data and not data.startswith(b"{"):
+            self.transcript.miss()
         ended = self._finished >= self._seen if self._seen else self._counts.blocked
         self.complete = ended and not self._failed and not self._open_array
         return True
@@ -183,33 +212,33 @@ class GeminiInterpreter:
         return self._counts.usage
 
     def _read_chunk(self, chunk: dict[str, Any]) -> None:
-        if chunk and _KNOWN.isdisjoint(chunk):
+        if _KNOWN.isdisjoint(chunk):
             # Not of this format: who knows what it generated.
             self.transcript.skip()
-        self._counts.read(chunk)
+        self.transcript.understand()
+        for candidate in self._counts.read(chunk):
+            self._read_candidate(*candidate)
         self._failed = self._failed or bool(chunk.get("error"))
-        for candidate in map(named, items(chunk.get("candidates"))):
-            self._read_candidate(candidate)
-        if count(named(chunk.get("usageMetadata")).get("thoughtsTokenCount")):
+        if self._counts.thought:
             # Of what it thought the client gets a summary or nothing.
             self.transcript.skip()
 
-    def _read_candidate(self, candidate: dict[str, Any]) -> None:
-        index = candidate.get("index")
+    def _read_candidate(self, fields: dict[str, Any], parts: list[Any]) -> None:
+        index = fields.get("index")
         index = index if isinstance(index, int) and 0 <= index < _MOST_CANDIDATES else 0
         self._seen.add(index)
-        if candidate.get("finishReason"):
+        if fields.get("finishReason"):
             self._finished.add(index)
-        for part in map(named, items(named(candidate.get("content")).get("parts"))):
-            if not part.keys().isdisjoint(_HIDDEN_PARTS):
-                self.transcript.skip()
-            for text in _texts(part):
-                self.transcript.add(text)
+        for part in map(named, parts):
+            self.transcript.add(part.get("text"))
+            if part.keys() != _ONLY_TEXT:
+                self._read_other(part)
 
-
-def _texts(part: dict[str, Any]) -> Iterator[object]:
-    yield part.get("text")
-    yield named(part.get("executableCode")).get("code")
-    call = part.get("functionCall")
-    if call:
-        yield dump(call).decode()
+    def _read_other(self, part: dict[str, Any]) -> None:
+        """Take in what a part has besides text."""
+        if not part.keys().isdisjoint(_HIDDEN_PARTS):
+            self.transcript.skip()
+        self.transcript.add(named(part.get("executableCode")).get("code"))
+        call = part.get("functionCall")
+        if call:
+            self.transcript.add(dump(call).decode())

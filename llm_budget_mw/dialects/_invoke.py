@@ -6,17 +6,17 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-from llm_budget_mw._sse import read_data
 from llm_budget_mw.dialects import _anthropic, _bedrock, _openai
 from llm_budget_mw.dialects._eventstream import read_message
 from llm_budget_mw.dialects._json import count, first_count, items, label, look_at, table
-from llm_budget_mw.dialects._stream import Interpreter, Transcript
+from llm_budget_mw.dialects._stream import Transcript
 from llm_budget_mw.types import Usage
 
 _METRICS = "amazon-bedrock-invocationMetrics"
 """What Bedrock adds to the last chunk of a stream, of whatever model."""
+_METRICS_KEY = _METRICS.encode()
 _PREFIX = "x-amzn-bedrock-"
 _COUNT_HEADERS = {
     "inputTokens": f"{_PREFIX}input-token-count",
@@ -27,7 +27,13 @@ _COUNT_HEADERS = {
 _DIGITS = re.compile("[0-9]{1,16}")
 
 _PAYLOAD = re.compile(rb'"bytes":\s*"([A-Za-z0-9+/=]*)"').search
+_NOVA_TEXT = re.compile(
+    rb'\{"contentBlockDelta":\{"delta":\{"text":"([ !#-\[\]-~]*)"\}'
+    rb',"contentBlockIndex":(?:0|[1-9][0-9]?)\}\}'
+).fullmatch
+"""All of a chunk whose text JSON writes as it is: nearly every one of a stream."""
 _CHUNK = "chunk"
+_DELTA = b'"delta"'
 
 
 def read_answer(body: bytes, headers: Mapping[str, str]) -> Usage | None:
@@ -107,7 +113,7 @@ class InvokeInterpreter:
         self.complete = False
         """True once the model's own terminator or Bedrock's metrics, in the last chunk, came."""
         self._tier = tier
-        self._inner: Interpreter | None = None
+        self._inner: _Family | None = None
         self._metrics: Usage | None = None
         self._measured = False
         self._failed = False
@@ -135,28 +141,30 @@ class InvokeInterpreter:
         return _served(_filled(usage, self._metrics), self._tier)
 
     def _read_chunk(self, chunk: bytes) -> None:
-        if self._inner is None:
-            self._choose(look_at(chunk))
-        if self._inner is not None:
-            # One line of data to those who read server-sent events.
-            self._inner.read(b"data: " + b" ".join(chunk.splitlines()))
-        if chunk.find(_METRICS.encode()) >= 0:
-            metrics = look_at(chunk).get(_METRICS)
-            self._measured = self._measured or bool(table(metrics))
-            self._metrics = _bedrock.read_counts(table(metrics)) or self._metrics
+        inner, fields = self._inner, None
+        if inner is None or _METRICS_KEY in chunk:
+            fields = look_at(chunk)
+            inner = inner or self._choose(fields)
+            metrics = table(fields.get(_METRICS))
+            self._measured = self._measured or bool(metrics)
+            self._metrics = _bedrock.read_counts(metrics) or self._metrics
+        if inner is not None:
+            inner.take(chunk, fields)
 
-    def _choose(self, chunk: dict[str, Any]) -> None:
+    def _choose(self, chunk: dict[str, Any]) -> _Family | None:
         if isinstance(chunk.get("type"), str):
-            self._inner = _anthropic.MessageInterpreter()
+            inner: _Family = _Claude()
         elif "choices" in chunk:
-            self._inner = _openai.ChatInterpreter(withhold_usage=False)
+            inner = _Chat(withhold_usage=False)
         elif chunk:
-            self._inner = _OtherInterpreter()
+            inner = _Other()
         else:
             self.transcript.skip()
-            return
-        self._inner.transcript.truncated = self.transcript.truncated
-        self.transcript = self._inner.transcript
+            return None
+        inner.transcript.truncated = self.transcript.truncated
+        self.transcript = inner.transcript
+        self._inner = inner
+        return inner
 
 
 def _unpacked(payload: bytes) -> bytes:
@@ -169,8 +177,44 @@ def _unpacked(payload: bytes) -> bytes:
         return b""
 
 
-class _OtherInterpreter:
-    """Understands the chunks of Nova, Titan, Llama, and of Mistral's own format."""
+class _Family(Protocol):
+    """Understands the chunks of one family of models; never raises."""
+
+    transcript: Transcript
+    complete: bool
+
+    def take(self, chunk: bytes, fields: dict[str, Any] | None) -> None:
+        """Take in one chunk; `fields` is what it holds, where that had to be parsed already."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was reported so far."""
+        ...
+
+
+class _Claude(_anthropic.MessageInterpreter):
+    def take(self, chunk: bytes, fields: dict[str, Any] | None) -> None:
+        """Take in one chunk; only what may be text is worth another look at the bytes."""
+        if fields and _DELTA not in chunk:
+            self._read_whole(fields)
+        else:
+            self.read(b"data: " + _one_line(chunk))
+
+
+class _Chat(_openai.ChatInterpreter):
+    def take(self, chunk: bytes, fields: dict[str, Any] | None) -> None:
+        """Take in one chunk."""
+        self.read(b"data: " + _one_line(chunk))
+
+
+def _one_line(chunk: bytes) -> bytes:
+    """Return the chunk as it may stand in a server-sent event."""
+    return b" ".join(chunk.splitlines()) if b"\n" in chunk or b"\r" in chunk else chunk
+
+
+class _Other:
+    """Nova, Titan, Llama, and Mistral's own format."""
 
     def __init__(self) -> None:
         self._message = _bedrock.Message()
@@ -178,16 +222,18 @@ class _OtherInterpreter:
         self.complete = False
         self._counts: dict[str, Any] = {}
 
-    def read(self, event: bytes) -> bool:
+    def take(self, chunk: bytes, fields: dict[str, Any] | None) -> None:
         """Take in one chunk."""
-        chunk = look_at(read_data(event))
+        text = _NOVA_TEXT(chunk)
+        if text:
+            self.transcript.add_raw(text[1])
+            return
         known = False
-        for name, value in chunk.items():
+        for name, value in (fields or look_at(_one_line(chunk))).items():
             known = self._read_member(name, value) or known
         if not known:
             # Who knows what it generated.
             self.transcript.skip()
-        return True
 
     @property
     def usage(self) -> Usage | None:

@@ -13,10 +13,12 @@ from typing import Any, TypeGuard
 from pydantic_core import from_json, to_json
 
 from llm_budget_mw.errors import RequestError
-from llm_budget_mw.types import MAX_AMOUNT
 
 MAX_LABEL = 256
 """Longest model name or service tier."""
+
+_MAX_COUNT = 2**31 - 1
+"""More tokens than any call has: what claims to be more is no count, and sums stay exact."""
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 def look_at(data: bytes) -> dict[str, Any]:
     """Parse a piece of an answer; an empty object if it is not one."""
     try:
-        return table(from_json(data))
+        return table(from_json(data)) if data else {}
     except ValueError:
         return {}
 
@@ -67,7 +69,7 @@ def count(value: object) -> int | None:
     """Return an answer's number of tokens, a fraction rounded up; None if it is no such number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not 0 <= value <= MAX_AMOUNT:
+    if not 0 <= value <= _MAX_COUNT:
         return None
     return math.ceil(value)
 

@@ -13,11 +13,12 @@ from llm_budget_mw._sse import MAX_EVENT_BYTES
 # Everything up to a bracket, or up to a quote whose string does not end here. Possessive,
 # and anchored by `match`: there is one way to read the bytes, so the time is linear.
 _NEXT = re.compile(
-    rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+(["{}\[\]])', re.DOTALL
+    rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+["{}\[\]]', re.DOTALL
 ).match
 _REST_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_QUOTE = b'"'
-_OPENING = (b"[", b"{")
+_QUOTE = 0x22
+_OPENING_BRACKET = 0x5B
+_OPENING = b"[{"
 _BACKSLASH = b"\\"
 
 
@@ -43,9 +44,17 @@ class ArraySplitter:
         at = self._skip_string(chunk, 0) if self._in_string else 0
         while match := _NEXT(chunk, at):
             at = match.end()
-            if match[1] == _QUOTE:
+            last = chunk[at - 1]
+            if last == _QUOTE:
                 at = self._skip_string(chunk, at)
-            elif self._closes(match[1]):
+            elif last in _OPENING:
+                self._in_array = self._in_array or (not self._depth and last == _OPENING_BRACKET)
+                self._depth += 1
+            elif self._depth - 1 > self._in_array:
+                self._depth -= 1
+            else:
+                # It closes an element, or everything, or nothing at all.
+                self._depth = max(0, self._depth - 1)
                 if len(self._pending) + at - start > MAX_EVENT_BYTES:
                     break
                 elements.append(bytes(self._pending) + chunk[start:at])
@@ -70,12 +79,3 @@ class ArraySplitter:
         self._escaped = chunk[end:] == _BACKSLASH or (self._escaped and not chunk)
         self._in_string = self._escaped or end == len(chunk)
         return len(chunk) if self._in_string else end + 1
-
-    def _closes(self, bracket: bytes) -> bool:
-        """Count a bracket; return whether it closes an element, or everything."""
-        if bracket in _OPENING:
-            self._in_array = self._in_array or (not self._depth and bracket == b"[")
-            self._depth += 1
-            return False
-        self._depth = max(0, self._depth - 1)
-        return self._depth <= self._in_array

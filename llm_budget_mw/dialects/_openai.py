@@ -101,7 +101,7 @@ class ChatInterpreter:
             self._frame = before, after, len(before) + len(after)
             self.transcript.add_raw(match[1])
             return True
-        return self._read_whole(read_data(event))
+        return self._read_whole(event, read_data(event))
 
     @property
     def usage(self) -> Usage | None:
@@ -110,11 +110,13 @@ class ChatInterpreter:
             return None
         return replace(self._usage, model=self._model, service_tier=self._service_tier)
 
-    def _read_whole(self, data: bytes) -> bool:
+    def _read_whole(self, event: bytes, data: bytes) -> bool:
         if data.startswith(b"[DONE]"):
             self.complete = True
             return True
         chunk = look_at(data)
+        if not chunk:
+            self.transcript.miss_event(event, data)
         self._model = label(chunk.get("model")) or self._model
         self._service_tier = label(chunk.get("service_tier")) or self._service_tier
         for choice in map(table, items(chunk.get("choices"))):
@@ -123,6 +125,10 @@ class ChatInterpreter:
             self.transcript.add(choice.get("text"))
         usage = read_usage(chunk)
         self._usage = usage or self._usage
+        if usage or "choices" in chunk:
+            self.transcript.understand()
+        elif chunk and "error" not in chunk:
+            self.transcript.miss()
         is_extra = usage and not chunk.get("choices") and not chunk.get("error")
         return not (is_extra and self._withhold_usage)
 

@@ -130,12 +130,17 @@ class ResponseInterpreter:
             self.transcript.add_raw(match[1])
             return True
         data = read_data(event)
-        if data and not data.startswith(b"[DONE]"):
-            self._read_whole(look_at(data))
+        known = look_at(data)
+        if known:
+            self._read_whole(known)
+        elif not data.startswith(b"[DONE]"):
+            self.transcript.miss_event(event, data)
         return True
 
     def _read_whole(self, event: dict[str, Any]) -> None:
         kind = label(event.get("type")) or ""
+        if kind.startswith("response."):
+            self.transcript.understand()
         if kind in _LAST:
             self.complete = True
             self.usage = read_usage(table(event.get("response"))) or self.usage

@@ -12,8 +12,10 @@ from typing import Protocol
 
 from pydantic_core import from_json, to_json
 
+from llm_budget_mw._sse import is_foreign
 from llm_budget_mw.types import Usage
 
+_LINE_ENDS = (b"\n", b"\r")
 MAX_TEXT_BYTES = 1024 * 1024
 """Generated text kept for counting, as JSON has it."""
 
@@ -24,6 +26,8 @@ class Transcript:
     def __init__(self) -> None:
         self.truncated = False
         self._raw = bytearray()
+        self._understood = False
+        self._missed = False
 
     def add_raw(self, piece: bytes) -> None:
         """Add the inside of a JSON string as it stands, escapes included."""
@@ -40,6 +44,24 @@ class Transcript:
     def skip(self) -> None:
         """Note output that is not text: the text is no longer all there was."""
         self.truncated = True
+
+    def understand(self) -> None:
+        """Note an event of the format that was expected."""
+        self._understood = True
+
+    def miss(self) -> None:
+        """Note one that is not."""
+        self._missed = True
+
+    def miss_event(self, event: bytes, data: bytes) -> None:
+        """Note a server-sent event whose data could not be read, if it is none that was cut."""
+        if event.endswith(_LINE_ENDS) if data else is_foreign(event):
+            self.miss()
+
+    @property
+    def foreign(self) -> bool:
+        """True if nothing of the stream is of the format: who knows what it generated."""
+        return self._missed and not self._understood and not self._raw
 
     @property
     def text(self) -> str:
@@ -118,7 +140,7 @@ class FramedReader:
     def close(self) -> bytes:
         """Read a last event that has no end, and return it if it was held back."""
         rest = self._framing.close()
-        passed = self._interpreter.read(rest)
+        passed = bool(rest) and self._interpreter.read(rest)
         return rest if self.rewrites and passed else b""
 
     @property
@@ -139,7 +161,8 @@ class FramedReader:
     @property
     def truncated(self) -> bool:
         """True if `text` is not all that was generated."""
-        return self._lost or self._interpreter.transcript.truncated
+        transcript = self._interpreter.transcript
+        return self._lost or transcript.truncated or transcript.foreign
 
 
 class PassThrough:

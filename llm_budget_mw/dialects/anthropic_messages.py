@@ -7,7 +7,8 @@ from typing import Any
 
 from llm_budget_mw._sse import EventSplitter
 from llm_budget_mw.dialects import _fields, _surcharges
-from llm_budget_mw.dialects._anthropic import MessageInterpreter, read_usage
+from llm_budget_mw.dialects._anthropic import MessageInterpreter, read_tier, read_usage
+from llm_budget_mw.dialects._cache_marks import mark_prefix
 from llm_budget_mw.dialects._envelope import envelope
 from llm_budget_mw.dialects._json import dump, is_array, items, label, look_at, read_object, table
 from llm_budget_mw.dialects._prompt import PromptBuilder
@@ -45,6 +46,8 @@ _CLIENT_TOOLS = ("custom", "bash", "text_editor", "computer", "memory", "browser
 
 _MEDIA_KINDS: Mapping[str, Any] = {"image": "image", "document": "file"}
 
+_CACHE_WRITES = frozenset({_surcharges.CACHE_WRITE, _surcharges.CACHE_WRITE_1H})
+
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -62,9 +65,13 @@ _SERVER_ERROR = 500
 
 
 class AnthropicMessages:
-    """`POST .../v1/messages`."""
+    """`POST .../v1/messages`; `cache_prompt` marks long prompts that have no mark yet."""
 
     name = "anthropic_messages"
+    streams_json = False
+
+    def __init__(self, *, cache_prompt: bool = False) -> None:
+        self._cache_prompt = cache_prompt
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""
@@ -74,15 +81,21 @@ class AnthropicMessages:
         max_output = _fields.read_whole(fields, "max_tokens", 0, _fields.MAX_OUTPUT)
         if max_output is None:
             raise RequestError("max_tokens is required: the most output tokens to generate.")
+        for name in ("service_tier", "inference_geo"):
+            _fields.read_label(fields, name)
         reading = _Reading(fields)
-        fast = fields.get("speed") == "fast"
+        if self._cache_prompt and _CACHE_WRITES.isdisjoint(reading.features):
+            marked = mark_prefix(fields)
+            if marked is not None:
+                reading.features.add(_surcharges.CACHE_WRITE)
+                fields = marked
         return ModelCall(
             model=_fields.read_label(fields, "model"),
             prompt=reading.prompt.build(),
             max_output=max_output,
             stream=_fields.read_flag(fields, "stream"),
             surcharges=frozenset(reading.features),
-            service_tier="fast" if fast else _fields.read_label(fields, "service_tier"),
+            service_tier=read_tier(fields),
             body=fields,
         )
 

@@ -49,6 +49,7 @@ class Bedrock:
     """
 
     name = "bedrock"
+    streams_json = False
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""
@@ -75,7 +76,8 @@ class Bedrock:
     def write_grant(self, head: RequestHead, call: ModelCall, model: str, output: int) -> Rewritten:
         """Write the bound, thinking that still fits, and another model into the path."""
         body = {**call.body, _CONFIG: {**_fields.read_table(call.body, _CONFIG), _BOUND: output}}
-        path = _target(head, body).to(model)
+        target = _target(head, body)
+        path = target.to(model)
         if not head.path:
             body[_MODEL_ID] = model
         if path is not None:
@@ -84,7 +86,7 @@ class Bedrock:
             body[_EXTRA] = dict(body[_EXTRA])
             for name in _THINKING:
                 fit_thinking(body[_EXTRA], output, name)
-        return Rewritten(dump(body), path)
+        return Rewritten(dump(body), path, target.raw(model) if path else None)
 
     def read_usage(self, body: bytes, headers: Mapping[str, str]) -> Usage | None:
         """Read the usage of a whole answer."""

@@ -122,6 +122,7 @@ class BedrockInvoke:
     """
 
     name = "bedrock_invoke"
+    streams_json = False
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""
@@ -156,7 +157,7 @@ class BedrockInvoke:
             fit_thinking(body, output)
         if body.get("model") is not None:
             body["model"] = model
-        return Rewritten(dump(body), path)
+        return Rewritten(dump(body), path, target.raw(model) if path else None)
 
     def read_usage(self, body: bytes, headers: Mapping[str, str]) -> Usage | None:
         """Read the usage of a whole answer, from its body and its headers."""

@@ -8,6 +8,7 @@ from typing import Any
 from llm_budget_mw._sse import EventSplitter
 from llm_budget_mw.dialects import _fields, _surcharges
 from llm_budget_mw.dialects._cohere import CohereInterpreter, read_usage
+from llm_budget_mw.dialects._envelope import SPENT
 from llm_budget_mw.dialects._json import dump, is_array, is_object, look_at, read_object, table
 from llm_budget_mw.dialects._plain_error import plain_error
 from llm_budget_mw.dialects._prompt import PromptBuilder
@@ -22,6 +23,8 @@ from llm_budget_mw.dialects.protocol import (
 from llm_budget_mw.types import ModelCall, Prompt, Usage
 
 _BOUND = "max_tokens"
+_PAYMENT_REQUIRED = 402
+_TOO_MANY = 429
 _PRIMING_TOKENS = 8
 _MESSAGE_TOKENS = 4
 _PART_TOKENS = 2
@@ -43,6 +46,7 @@ class Cohere:
     """`POST .../v2/chat`. The bound covers thinking, which has a budget of its own inside it."""
 
     name = "cohere"
+    streams_json = False
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""
@@ -75,7 +79,10 @@ class Cohere:
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as Cohere does: its SDK takes the exception from the status."""
-        return ErrorAnswer(plain_error(problem, "message", "id"))
+        spent = problem.code == SPENT and problem.status == _TOO_MANY
+        # The SDK tries 429 again; 402 is what Cohere answers where a billing limit is reached.
+        status = _PAYMENT_REQUIRED if spent else None
+        return ErrorAnswer(plain_error(problem, "message", "id"), status=status)
 
 
 def _read_prompt(fields: dict[str, Any]) -> Prompt:

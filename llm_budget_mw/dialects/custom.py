@@ -32,6 +32,7 @@ class Custom:
     """A body of which nothing is known; it is neither parsed nor changed."""
 
     name = "custom"
+    streams_json = False
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Return a call without model and prompt; never raises."""

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 from llm_budget_mw._sse import EventSplitter, read_data
 from llm_budget_mw.dialects import _fields, _surcharges
@@ -81,6 +80,7 @@ class Gemini:
     """
 
     name = "gemini"
+    streams_json = True
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""
@@ -117,7 +117,7 @@ class Gemini:
             _fit_thinking(config, output)
         # The path decides; a model in the body could only contradict it.
         kept = {key: value for key, value in call.body.items() if camel(key) not in _REWRITTEN}
-        path = f"{target['base']}{collection}/{quote(name, safe='@')}:{target['method']}"
+        path = f"{target['base']}{collection}/{name}:{target['method']}"
         return Rewritten(dump({**kept, "generationConfig": config}), None if same else path)
 
     def read_usage(self, body: bytes, headers: Mapping[str, str]) -> Usage | None:

@@ -47,6 +47,7 @@ class Ollama:
     """`POST .../api/chat` and `.../api/generate`; both stream unless told not to."""
 
     name = "ollama"
+    streams_json = False
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""

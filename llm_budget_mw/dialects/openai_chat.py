@@ -65,6 +65,8 @@ class OpenAIChat:
     `max_tokens` whatever the caller used.
     """
 
+    streams_json = False
+
     def __init__(
         self, *, name: str = "openai_chat", bound_field: BoundField = "max_completion_tokens"
     ) -> None:

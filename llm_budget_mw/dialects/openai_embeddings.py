@@ -40,6 +40,7 @@ class OpenAIEmbeddings:
     """`POST .../embeddings`."""
 
     name = "openai_embeddings"
+    streams_json = False
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""

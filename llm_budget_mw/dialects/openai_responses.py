@@ -74,6 +74,10 @@ _ITEM_FEATURES = {
 _LONG_LIVED = "12h"
 
 
+_LEAST_OUTPUT = 16
+"""The provider refuses a smaller bound."""
+
+
 class OpenAIResponses:
     """`POST .../responses`, `.../responses/compact` and `.../responses/input_tokens`.
 
@@ -82,6 +86,7 @@ class OpenAIResponses:
     """
 
     name = "openai_responses"
+    streams_json = False
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request; raises `RequestError` naming the field that is wrong."""
@@ -98,6 +103,7 @@ class OpenAIResponses:
             model=_fields.read_label(fields, "model"),
             prompt=reading.prompt.build(),
             max_output=0 if counts else _read_bound(fields),
+            min_output=_LEAST_OUTPUT if _resource(head) == "responses" else 1,
             stream=_fields.read_flag(fields, "stream"),
             surcharges=frozenset() if counts else frozenset(reading.features),
             service_tier=_fields.read_label(fields, "service_tier"),

@@ -19,6 +19,7 @@ class RequestHead(NamedTuple):
 
     method: str
     path: str
+    """Decoded."""
     query: str = ""
     headers: Mapping[str, str] = {}
     """Names in lower case."""
@@ -29,7 +30,10 @@ class Rewritten(NamedTuple):
 
     body: bytes
     path: str | None = None
-    """A new path, where the wire format carries the model in it; None leaves it alone."""
+    """A new path, decoded, where the wire format carries the model in it; None leaves it alone."""
+    raw_path: str | None = None
+    """The same percent-encoded, where a segment of it holds a slash; None: nothing in it says
+    more than `path` does."""
 
 
 class Problem(NamedTuple):
@@ -52,6 +56,9 @@ class ErrorAnswer(NamedTuple):
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     media_type: str = "application/json"
+    status: int | None = None
+    """Of a spent budget, where the format's SDKs try the problem's own status again whatever
+    the headers say; not used where a retry is welcome."""
 
 
 class StreamReader(Protocol):
@@ -97,6 +104,9 @@ class Dialect(Protocol):
     """One wire format."""
 
     name: str
+    streams_json: bool
+    """True if a stream of this format may come as `application/json`, and `open_stream` can read
+    any answer of that type."""
 
     def read_request(self, head: RequestHead, body: bytes) -> ModelCall:
         """Read a request, bounded in time and memory.

@@ -7,7 +7,7 @@ estimate below the bill makes a budget a wish.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import mul
 from typing import NamedTuple
 
@@ -60,19 +60,40 @@ class ModelPrice:
         """A number that orders prices of the same model."""
         return self.rates.input + self.rates.output
 
+    def marked_up(self, percent: int) -> ModelPrice:
+        """Return this price with all rates at so many percent, and fees as they are."""
+        tiers = [LongContext(at, _at_percent(rates, percent)) for at, rates in self.long_context]
+        return replace(self, rates=_at_percent(self.rates, percent), long_context=tuple(tiers))
+
     def bound(
-        self, input_tokens: int, *, cache_writes: bool = False, audio: bool = False
+        self,
+        input_tokens: int,
+        *,
+        cache_writes: bool = False,
+        cache_writes_1h: bool = False,
+        audio: bool = False,
     ) -> tuple[int, int]:
         """Return the most a request may cost, as `(fixed_nano, per_output_nano)`.
 
         `input_tokens` is an upper bound; `cache_writes` says that the request asks for
-        its input to be cached, `audio` that some of the input is sound.
+        its input to be cached, `cache_writes_1h` that it may ask for longer than usual,
+        `audio` that some of the input is sound.
         """
         # The real input may be less and end in any tier up to the one of the bound.
         reached = (
             [self.rates, *self._long_rates(input_tokens)] if self.long_context else [self.rates]
         )
-        dearest_input = max(self._dearest_input(rates, cache_writes, audio) for rates in reached)
+        writes = cache_writes or cache_writes_1h or self.writes_unasked
+        dearest_input = max(
+            max(
+                rates.input,
+                rates.cache_read,
+                rates.cache_write if writes else 0,
+                rates.cache_write_1h if cache_writes_1h else 0,
+                rates.input_audio if audio else 0,
+            )
+            for rates in reached
+        )
         dearest_output = max(max(r.output, r.reasoning, r.output_audio) for r in reached)
         fixed = self.request_nano + cost_nano(input_tokens, dearest_input)
         return fixed, per_token_nano(dearest_output)
@@ -94,15 +115,6 @@ class ModelPrice:
     def _long_rates(self, input_tokens: int) -> list[PerClass]:
         return [tier.rates for tier in self.long_context if input_tokens > tier.above_tokens]
 
-    def _dearest_input(self, rates: PerClass, cache_writes: bool, audio: bool) -> int:
-        return max(
-            rates.input,
-            rates.cache_read,
-            rates.cache_write if cache_writes or self.writes_unasked else 0,
-            rates.cache_write_1h if cache_writes else 0,
-            rates.input_audio if audio else 0,
-        )
-
 
 def complete_rates(given: Mapping[str, int]) -> PerClass:
     """Return rates for all classes; one that is not given costs as the class it is part of."""
@@ -118,6 +130,10 @@ def complete_rates(given: Mapping[str, int]) -> PerClass:
         input_audio=given.get("input_audio", input_rate),
         output_audio=given.get("output_audio", output_rate),
     )
+
+
+def _at_percent(rates: PerClass, percent: int) -> PerClass:
+    return PerClass(*[-(-rate * percent // 100) for rate in rates])
 
 
 def writes_unasked(model: str) -> bool:

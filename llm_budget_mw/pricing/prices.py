@@ -6,6 +6,7 @@ Each model is resolved once, into integers, and remembered.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -13,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from llm_budget_mw._money import cost_nano, usd_to_nano
 from llm_budget_mw.errors import ConfigurationError
-from llm_budget_mw.pricing.catalogue import PRICED_TIERS, Catalogue, spellings
+from llm_budget_mw.pricing.catalogue import (
+    ANY_TIER,
+    PRICED_TIERS,
+    REGIONAL,
+    Catalogue,
+    spellings,
+)
 from llm_budget_mw.pricing.price import (
     LongContext,
     ModelPrice,
@@ -30,8 +37,8 @@ _MAX_NAME_LENGTH = 256
 _MAX_REMEMBERED = 4096
 
 _STANDARD_TIERS = frozenset({"auto", "default", "standard", "standard_only", "on_demand"})
-# Paid for in advance: what is charged by use is at most the standard price.
-_PREPAID_TIERS = frozenset({"scale", "reserved", "provisioned_throughput"})
+# Paid for in advance, or at a discount: what is charged by use is at most the standard price.
+_PREPAID_TIERS = frozenset({"scale", "reserved", "provisioned_throughput", "on_demand_offpeak"})
 
 
 class Prices:
@@ -73,13 +80,26 @@ class Prices:
         """Return what `usage` and its `extra` cost, or None if that cannot be known.
 
         Priced as the model that answered where that one is known, else as `fallback_model`.
+        Of a tier nobody has heard of, the dearest price counts that the model has.
         """
-        tier = _tier_name(usage.service_tier) or ""
+        tier = _tier_name(usage.service_tier)
+        tier = ANY_TIER if tier is None else tier
         names = (name for name in (usage.model, fallback_model) if name)
         model = next((name for name in names if self._find(name, tier)), None)
         price = self._find(model, tier) if model else self._unknown
         own = price.cost(usage) if price else None
         return _sum([own, *(self.cost(extra, model) for extra in usage.extra)])
+
+    def saved(self, usage: Usage, fallback_model: str | None) -> int:
+        """Return what caching saved, in nano-dollars: the cost as plain input less the cost.
+
+        Negative where writing the cache cost more than reading it saved; 0 if unknown.
+        """
+        if not _is_cached(usage):
+            return 0
+        cost = self.cost(usage, fallback_model)
+        plain = self.cost(_uncached(usage), fallback_model)
+        return 0 if cost is None or plain is None else plain - cost
 
     def canonical(self, model: str) -> str:
         """Return the model that an alias stands for, or `model` itself."""
@@ -116,11 +136,28 @@ class Prices:
 
 def _tier_name(service_tier: str | None) -> str | None:
     """Return the tier as the catalogue spells it, "" for standard, None if unheard of."""
-    tier = (service_tier or "").lower()
+    name = (service_tier or "").lower()
+    region = REGIONAL if name.startswith(REGIONAL) else ""
+    tier = name.removeprefix(REGIONAL)
     if tier in _STANDARD_TIERS or tier in _PREPAID_TIERS:
-        return ""
-    tier = tier.removeprefix("on_demand_")
+        return region
+    tier = region + tier.removeprefix("on_demand_")
     return tier if tier in PRICED_TIERS else None
+
+
+def _is_cached(usage: Usage) -> bool:
+    cached = usage.cache_read_tokens or usage.cache_write_tokens
+    return bool(cached) or any(map(_is_cached, usage.extra))
+
+
+def _uncached(usage: Usage) -> Usage:
+    return replace(
+        usage,
+        cache_read_tokens=0,
+        cache_write_tokens=0,
+        cache_write_1h_tokens=0,
+        extra=tuple(map(_uncached, usage.extra)),
+    )
 
 
 def _sum(costs: Sequence[int | None]) -> int | None:

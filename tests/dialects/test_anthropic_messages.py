@@ -53,6 +53,38 @@ def usage(**report: Any) -> Usage | None:
     return ANTHROPIC.read_usage(json.dumps({"model": "c", "usage": report}).encode(), {})
 
 
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({}, None),
+        ({"service_tier": "standard_only"}, "standard_only"),
+        ({"speed": "fast", "service_tier": "auto"}, "fast"),
+        ({"inference_geo": "global"}, None),
+        ({"inference_geo": "us"}, "regional_standard"),
+        ({"inference_geo": "us", "service_tier": "auto"}, "regional_auto"),
+        ({"inference_geo": "us", "speed": "fast"}, "regional_fast"),
+        ({"inference_geo": "us", "service_tier": "x" * 256}, "regional_" + "x" * 247),
+        ({"service_tier": "priority"}, "reserved"),
+    ],
+)
+def test_speed_and_region_are_a_part_of_the_service_tier(
+    fields: dict[str, Any], tier: str | None
+) -> None:
+    """What decides the price of a request decides it the same way in its answer."""
+    answered = usage(input_tokens=1, output_tokens=1, **fields)
+
+    assert read(**fields).service_tier == tier
+    assert answered
+    assert answered.service_tier == tier
+
+
+@pytest.mark.parametrize("field", ["service_tier", "inference_geo"])
+def test_a_tier_or_region_that_is_no_name_is_refused(field: str) -> None:
+    """The price of such a request would be a guess."""
+    with pytest.raises(RequestError, match=field):
+        read(**{field: 5})
+
+
 def test_a_plain_request_is_read() -> None:
     """Model, bound, stream, tier and text are those of the body."""
     call = read(system="be good", stream=True, service_tier="auto")

@@ -89,6 +89,17 @@ def test_strings_are_read_and_other_headers_passed_over() -> None:
     assert message == ({":k": "vé"}, b"payload")
 
 
+@pytest.mark.parametrize("size", [1, 200, 300, 60_000])
+def test_headers_of_any_size_are_read_again_and_again(size: int) -> None:
+    """Those of a message are its own, also where the one before had nearly the same."""
+    values = ["a" * size, "b" * size, "a" * size]
+    messages = [read_message(frame(b"{}", event_type=value)) for value in values]
+
+    assert [message and message.headers for message in messages] == [
+        {":event-type": value} for value in values
+    ]
+
+
 @pytest.mark.parametrize(
     "block",
     [

@@ -190,6 +190,43 @@ def test_escaped_base64_is_read() -> None:
     assert read(frame(data.encode(), event_type="chunk")).text == "??????"
 
 
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("text", ["", "hello", 'a"b', "a\\b", "a\nb", "é", "\x7f", "usage", "{}"])
+def test_text_is_read_as_json_writes_it(text: str, ascii_only: bool) -> None:
+    """Whether it has to be escaped or not."""
+    part = {"contentBlockDelta": {"delta": {"text": text}, "contentBlockIndex": 0}}
+    raw = json.dumps(part, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+
+    assert read(chunk(raw), chunk(raw))[1:] == (None, text * 2, False, False)
+
+
+@pytest.mark.parametrize("index", [b"07", b"-1", b"1.5", b"1e2", b"100", b'"1"', b"null", b"x"])
+def test_any_index_of_a_block_reads_the_same(index: bytes) -> None:
+    """What is no JSON has no text that could be counted, and a number says nothing."""
+    raw = b'{"contentBlockDelta":{"delta":{"text":"hi"},"contentBlockIndex":' + index + b"}}"
+    seen = read(chunk(NOVA[0]), chunk(raw))
+
+    assert (seen.text, seen.truncated) == (("", True) if index in (b"07", b"x") else ("hi", False))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "TEXT"}},
+        {"contentBlockDelta": {"delta": {"text": "TEXT"}, "contentBlockIndex": 0}},
+        {"outputText": "TEXT"},
+        {"generation": "TEXT"},
+        {"choices": [{"index": 0, "delta": {"content": "TEXT"}}]},
+    ],
+)
+def test_text_about_metrics_is_text(part: dict[str, Any]) -> None:
+    """The words of a model cannot pass for the counts of Bedrock."""
+    told = json.dumps(METRICS)
+    raw = json.dumps(part).replace('"TEXT"', json.dumps(told)).encode()
+
+    assert read(chunk(part), chunk(raw))[1:] == (None, "TEXT" + told, False, False)
+
+
 def test_a_stream_is_never_changed() -> None:
     """The reader lets the edge forward first, and returns each piece itself."""
     reader = opened()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -137,6 +138,29 @@ def test_model_and_tier_are_told_by_metadata() -> None:
     assert seen.usage == Usage(
         21, 9, model="arn:aws:bedrock:::foundation-model/a.b", service_tier="flex"
     )
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("text", ["", "hello", 'a"b', "a\\b", "a\nb", "é", "\x7f", "usage", "{}"])
+def test_text_is_read_as_json_writes_it(text: str, ascii_only: bool) -> None:
+    """Whether it has to be escaped or not, and with padding or without."""
+    plain = {"delta": {"text": text}, "contentBlockIndex": 0}
+    payloads = [
+        json.dumps(part, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+        for part in (plain, plain | {"p": "abcABC012"}, plain | {"p": "é"})
+    ]
+    events = [frame(data, event_type="contentBlockDelta") for data in payloads]
+
+    assert read(*events)[1:] == (None, text * 3, False, False)
+
+
+@pytest.mark.parametrize("index", [b"07", b"-1", b"1.5", b"1e2", b"100", b'"1"', b"null", b"x"])
+def test_any_index_of_a_block_reads_the_same(index: bytes) -> None:
+    """What is no JSON has no text that could be counted, and a number says nothing."""
+    data = b'{"delta":{"text":"hi"},"contentBlockIndex":' + index + b"}"
+    seen = read(START, frame(data, event_type="contentBlockDelta"))
+
+    assert (seen.text, seen.truncated) == (("", True) if index in (b"07", b"x") else ("hi", False))
 
 
 def test_a_stream_is_never_changed() -> None:

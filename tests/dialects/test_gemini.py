@@ -299,7 +299,7 @@ def test_the_grant_is_written_and_nothing_else() -> None:
     [
         ("/v1beta/models/a:generateContent", "b", "/v1beta/models/b:generateContent"),
         ("/v1beta/models/a:generateContent", "models/b", "/v1beta/models/b:generateContent"),
-        ("/v1/models/a:streamGenerateContent", "x/b c", "/v1/models/b%20c:streamGenerateContent"),
+        ("/v1/models/a:streamGenerateContent", "x/b c", "/v1/models/b c:streamGenerateContent"),
         ("/v1/publishers/google/models/a:generateContent", "b@1", "/v1/publishers/google/models/b@1:generateContent"),
         ("/v1beta/tunedModels/a:generateContent", "b", "/v1beta/models/b:generateContent"),
         ("/v1beta/models/a:generateContent", "tunedModels/a", "/v1beta/tunedModels/a:generateContent"),
