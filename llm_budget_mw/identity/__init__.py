@@ -7,6 +7,7 @@ longer than all the rest of this package.
 from __future__ import annotations
 
 from llm_budget_mw.identity.bearer import www_authenticate
+from llm_budget_mw.identity.handover import hand_over, take_over
 from llm_budget_mw.identity.protocol import AsyncAuthenticator, Authenticator
 
-__all__ = ["AsyncAuthenticator", "Authenticator", "www_authenticate"]
+__all__ = ["AsyncAuthenticator", "Authenticator", "hand_over", "take_over", "www_authenticate"]
