@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
@@ -16,10 +17,20 @@ from pydantic_core import from_json, to_json
 
 from llm_budget_mw.dialects import dialect_for
 from llm_budget_mw.dialects.protocol import RequestHead
-from llm_budget_mw.engine import Ending, Outcome
+from llm_budget_mw.dialects.reports import read_answer
+from llm_budget_mw.engine import Ending, Engine, Outcome
 from llm_budget_mw.errors import BudgetExceeded, RequestError
 from llm_budget_mw.events import Origin
-from llm_budget_mw.types import Decision, Grant, Plan, Principal, Refusal, Settlement, Usage
+from llm_budget_mw.reservation import Reservation
+from llm_budget_mw.types import (
+    Decision,
+    Grant,
+    ModelCall,
+    Principal,
+    Refusal,
+    Settlement,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from llm_budget_mw.guard import AsyncGuard, Guard, Held, Renewal
@@ -28,25 +39,36 @@ _HEAD = RequestHead("POST", "")
 _REFUSED = 400
 
 
-class Reservation(Protocol):
-    """A reservation that a call may draw upon before it asks for one of its own."""
+class Scope(Protocol):
+    """Who is charged for the calls that guarded clients make."""
 
-    def take_over(self, plan: Plan) -> Held | None:
-        """Hand the reservation over, if it covers what the plan would hold."""
+    def make(self, call: ModelCall, dialect: str) -> Call | AsyncCall:
+        """Return a guarded call, to be entered."""
         ...
+
+
+SCOPE: ContextVar[Scope | None] = ContextVar("llm_budget_scope", default=None)
+"""The innermost call or `charge` block; the request's budget is the scope around them."""
 
 
 class _Call:
     """What the sync and the async call do alike; nothing here waits."""
 
-    def __init__(self, origin: Origin, dialect: str) -> None:
+    def __init__(
+        self, origin: Origin, dialect: str, reservation: Reservation | None, engine: Engine
+    ) -> None:
         self.settlement: Settlement | None = None
         """What the call was charged; None until it is left."""
         self._origin = origin
         self._dialect = dialect_for(dialect)
         self._held: Held | None = None
+        self._own: Reservation | None = None
         self._usage: Usage | None = None
-        self._cancelled = False
+        self._observed: Outcome | None = None
+        self._outer: Scope | None = None
+        self._reservation = reservation
+        self._engine = engine
+        self._is_scope = True
 
     @property
     def principal(self) -> Principal:
@@ -80,45 +102,103 @@ class _Call:
         return cast("dict[str, Any]", from_json(written.body))
 
     def record(self, report: object) -> None:
-        """Report what was used: a `Usage`, an SDK's answer, or its JSON as a mapping."""
+        """Report what was used: a `Usage`, an SDK's answer, or its JSON as a mapping.
+
+        A guarded client has read it already; where one made this call, that counts.
+        """
         self._usage = read_report(report, self._dialect.name)
 
     def cancel(self) -> None:
         """Say that no provider was asked: the reservation is given back."""
-        self._cancelled = True
+        self._observed = Outcome(Ending.NOT_CALLED)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Say how the call ended, for whoever watched its answer."""
+        self._observed = outcome
+
+    def count(self, text: str) -> int:
+        """Return the tokens of text that the granted model generated."""
+        return self._engine.count(text, self.model)
+
+    def without_scope(self) -> Self:
+        """Let nothing draw on this call: whoever entered it is its provider's client.
+
+        Its answer may be read in another context, with other calls in between.
+        """
+        self._is_scope = False
+        return self
+
+    def _inside(self, call: ModelCall) -> Origin:
+        return self._origin._replace(call=call, request=self._origin.request or self.grant.plan.id)
 
     def _begin(self) -> None:
         # Left twice, it would be settled twice, the second time by the first usage.
         if self._held is not None:
             raise RuntimeError("a call is entered once: make another one")
 
+    def _took_over(self, guard: Guard | AsyncGuard) -> bool:
+        """Draw on the request's own reservation, if that is there and covers the call."""
+        if self._reservation is not None:
+            reserved = self._reservation.take_over(guard.plan(self._origin))
+            if reserved is not None:
+                self._held = reserved._replace(origin=self._origin)
+        return self._held is not None
+
     def _admitted(self, held: Held | None, decided: Decision) -> None:
         if held is None:
             raise BudgetExceeded(cast("Refusal", decided))
         self._held = held
 
+    def _open_scope(self, scope: Scope) -> None:
+        """Let guarded clients inside the block draw on this call."""
+        self._own = Reservation(cast("Held", self._held))
+        if self._is_scope:
+            self._outer = SCOPE.get()
+            SCOPE.set(scope)
+
+    def _to_settle(self) -> Held | None:
+        """Close the scope; return what is still this call's to settle."""
+        # Not reset by a token: a block may be left in another context than it was entered in.
+        if self._is_scope:
+            SCOPE.set(self._outer)
+        own = cast("Reservation", self._own)
+        return own.held if own.retain() else None
+
     def _outcome(self, error: BaseException | None) -> Outcome:
         if self._usage is not None:
             return Outcome(Ending.COMPLETE if error is None else Ending.CUT, self._usage)
-        if self._cancelled:
-            return Outcome(Ending.NOT_CALLED)
+        if self._observed is not None:
+            return self._observed
         # Whatever no provider refused may have been billed.
         refused = _status(error) >= _REFUSED
         return Outcome(Ending.REFUSED_UPSTREAM if refused else Ending.UNREPORTED)
 
 
 class Call(_Call):
-    """A guarded call for threads; see `Guard.call`."""
+    """A guarded call for threads; see `Guard.call`.
 
-    def __init__(self, guard: Guard, origin: Origin, dialect: str) -> None:
-        super().__init__(origin, dialect)
+    In a coroutine it is entered with `async with` and holds up its event loop for the moment
+    of each round trip.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        origin: Origin,
+        dialect: str,
+        reservation: Reservation | None = None,
+    ) -> None:
+        super().__init__(origin, dialect, reservation, guard.engine)
         self._guard = guard
 
     def __enter__(self) -> Self:
         """Admit the call; raises `BudgetExceeded` if it is refused."""
         self._begin()
-        decided = self._guard.decide(self._origin)
-        self._admitted(self._guard.hold(decided, self._origin), decided)
+        if not self._took_over(self._guard):
+            decided = self._guard.decide(self._origin)
+            self._admitted(self._guard.hold(decided, self._origin), decided)
+        self._guard.leases.keep(self.grant)
+        self._open_scope(self)
         return self
 
     def __exit__(
@@ -128,11 +208,39 @@ class Call(_Call):
         trace: TracebackType | None,
     ) -> None:
         """Settle the call."""
-        self.settlement = self._guard.settle(cast("Held", self._held), self._outcome(error))
+        self._guard.leases.drop(self.grant)
+        held = self._to_settle()
+        if held is not None:
+            self.settlement = self._guard.settle(held, self._outcome(error))
+
+    def make(self, call: ModelCall, dialect: str) -> Call:
+        """Return a call that draws on this one; see `Scope`."""
+        return Call(self._guard, self._inside(call), dialect, self._own)
+
+    async def __aenter__(self) -> Self:
+        """Admit the call, in a coroutine."""
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Settle the call, in a coroutine."""
+        self.__exit__(kind, error, trace)
+
+    def abandon(self) -> None:
+        """Settle a call that nobody is going to leave."""
+        self.__exit__(None, None, None)
 
 
 class AsyncCall(_Call):
-    """A guarded call for an event loop; see `AsyncGuard.call`."""
+    """A guarded call for an event loop; see `AsyncGuard.call`.
+
+    With `loop` a thread of that loop's program, such as a synchronous endpoint, enters it
+    with `with`.
+    """
 
     def __init__(
         self,
@@ -140,24 +248,24 @@ class AsyncCall(_Call):
         origin: Origin,
         dialect: str,
         reservation: Reservation | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(origin, dialect)
+        super().__init__(origin, dialect, reservation, guard.engine)
         self._guard = guard
         self._renewal: Renewal | None = None
-        self._reservation = reservation
+        self._loop = loop
 
     async def __aenter__(self) -> Self:
-        """Admit the call; raises `BudgetExceeded` if it is refused."""
-        self._begin()
-        reserved = None
-        if self._reservation is not None:
-            reserved = self._reservation.take_over(self._guard.plan(self._origin))
-        if reserved is not None:
-            self._held = reserved._replace(origin=self._origin)
-        else:
-            decided = await self._guard.decide(self._origin)
-            self._admitted(self._guard.hold(decided, self._origin), decided)
-        self._renewal = self._guard.keep(self.grant)
+        """Admit the call; raises `BudgetExceeded` if it is refused.
+
+        Raises `RuntimeError` on another event loop than that of its guard.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError("the guard of this call is on another event loop: call it there")
+        self._loop = loop
+        await self._enter()
+        self._open_scope(self)
         return self
 
     async def __aexit__(
@@ -167,15 +275,62 @@ class AsyncCall(_Call):
         trace: TracebackType | None,
     ) -> None:
         """Settle the call, also if its task is being cancelled."""
+        await self._leave(self._to_settle(), error)
+
+    def __enter__(self) -> Self:
+        """Admit the call from a thread; raises `RuntimeError` on the event loop itself."""
+        loop = self._loop
+        if loop is None or running_loop() is not None:
+            raise RuntimeError("an event loop makes this call: enter it with `async with`")
+        asyncio.run_coroutine_threadsafe(self._enter(), loop).result()
+        self._open_scope(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Settle the call from a thread."""
+        loop = cast("asyncio.AbstractEventLoop", self._loop)
+        leaving = self._leave(self._to_settle(), error)
+        asyncio.run_coroutine_threadsafe(leaving, loop).result()
+
+    def abandon(self) -> None:
+        """Settle a call that nobody is going to leave; from any thread, and without waiting."""
+        loop = cast("asyncio.AbstractEventLoop", self._loop)
+        if not loop.is_closed():  # else its lease ends it
+            asyncio.run_coroutine_threadsafe(self._leave(self._to_settle(), None), loop)
+
+    def make(self, call: ModelCall, dialect: str) -> AsyncCall:
+        """Return a call that draws on this one; see `Scope`."""
+        return AsyncCall(self._guard, self._inside(call), dialect, self._own, self._loop)
+
+    async def _enter(self) -> None:
+        self._begin()
+        if not self._took_over(self._guard):
+            decided = await self._guard.decide(self._origin)
+            self._admitted(self._guard.hold(decided, self._origin), decided)
+        self._renewal = self._guard.keep(self.grant)
+
+    async def _leave(self, held: Held | None, error: BaseException | None) -> None:
         cast("Renewal", self._renewal).cancel()
-        settling = self._guard.settle(cast("Held", self._held), self._outcome(error))
-        self.settlement = await asyncio.shield(self._guard.start(settling))
+        if held is not None:
+            settling = self._guard.settle(held, self._outcome(error))
+            self.settlement = await asyncio.shield(self._guard.start(settling))
 
 
-def origin_of(
-    principal: Principal, dialect: str, feature: str | None, request: Mapping[str, Any]
-) -> Origin:
-    """Describe a call given in code; `request` is what its provider's SDK would be given.
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop this is called on; None in a plain thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def read_request(dialect: str, request: Mapping[str, Any]) -> ModelCall:
+    """Read a call given in code; `request` is what its provider's SDK would be given.
 
     Raises `RequestError` where the dialect cannot read it.
     """
@@ -183,7 +338,7 @@ def origin_of(
         body = to_json(dict(request))
     except ValueError as error:
         raise RequestError(f"The request cannot be written as JSON: {error}.") from error
-    return Origin(principal, dialect_for(dialect).read_request(_HEAD, body), feature=feature)
+    return dialect_for(dialect).read_request(_HEAD, body)
 
 
 def read_report(report: object, dialect: str) -> Usage:
@@ -194,10 +349,7 @@ def read_report(report: object, dialect: str) -> Usage:
     """
     if isinstance(report, Usage):
         return _checked(report)
-    answer = _as_json(report)
-    if "usage" not in answer:
-        answer = {"usage": answer}
-    usage = dialect_for(_spoken(answer, dialect)).read_usage(to_json(answer), {})
+    usage = read_answer(_as_json(report), dialect)
     if usage is None:
         raise ValueError("the report holds no usage: pass the answer, or its `usage`")
     return usage
@@ -212,6 +364,10 @@ def _checked(usage: Usage) -> Usage:
 
 
 def _as_json(report: object) -> dict[str, Any]:
+    if isinstance(report, Mapping):
+        # Bedrock's answers hold a body that can be read once, by the handler.
+        fields = cast("Mapping[str, object]", report).items()
+        report = {name: value for name, value in fields if not hasattr(value, "read")}
     try:
         answer = from_json(to_json(report))
     except ValueError:
@@ -230,12 +386,3 @@ def _status(error: BaseException | None) -> int:
         if isinstance(status, int):
             return status
     return 0
-
-
-def _spoken(answer: dict[str, Any], dialect: str) -> str:
-    """Return the dialect of an answer on a route whose own format is not a provider's."""
-    if dialect != "custom":
-        return dialect
-    usage = answer["usage"]
-    openai = isinstance(usage, Mapping) and "prompt_tokens" in usage
-    return "openai_chat" if openai else "anthropic_messages"

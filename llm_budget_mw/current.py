@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+from collections.abc import Generator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_budget_mw import decision
-from llm_budget_mw.calls import AsyncCall, origin_of, read_report
-from llm_budget_mw.types import Grant, LimitStatus, Plan, Principal, Usage
-
-if TYPE_CHECKING:
-    from llm_budget_mw.guard import AsyncGuard, Held
+from llm_budget_mw.calls import (
+    SCOPE,
+    AsyncCall,
+    Call,
+    read_report,
+    read_request,
+    running_loop,
+)
+from llm_budget_mw.events import Origin
+from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.reservation import Reservation
+from llm_budget_mw.types import Grant, LimitStatus, ModelCall, Principal, Usage
 
 CURRENT: ContextVar[Budget | None] = ContextVar("llm_budget", default=None)
 """The budget of the request at hand; the edges set it."""
@@ -35,16 +45,25 @@ class Budget:
     it; every further one, a retry or a fallback, is admitted at its own model's price.
     """
 
-    def __init__(self, held: Held, dialect: str, guard: AsyncGuard | None = None) -> None:
+    def __init__(
+        self,
+        held: Held,
+        dialect: str,
+        guard: Guard | AsyncGuard,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self.usage: Usage | None = None
         """What the handler reported so far."""
+        self.error: BaseException | None = None
+        """What the handler raised, where a framework has made an answer of it."""
         self.calls = 0
-        """Calls made through `call`, refused ones included."""
-        self.handed_over = False
-        """True once a call has taken the request's own reservation, and settles it."""
+        """Calls made in this request, refused ones included."""
+        self.reservation = Reservation(held)
+        """What the request holds, for the first call or for its own answer."""
         self._held = held
         self._dialect = dialect
         self._guard = guard
+        self._loop = loop
 
     @property
     def principal(self) -> Principal:
@@ -84,39 +103,77 @@ class Budget:
     def record(self, report: object) -> None:
         """Report what a model used: a `Usage`, an SDK's answer, or its JSON as a mapping.
 
-        Reports add up, one for each call the handler made by itself. Raises `RuntimeError`
+        Reports add up, one for each call the handler made by itself; those of `call` and of
+        guarded clients are charged already and not to be reported here. Raises `RuntimeError`
         once the reservation is that of a call made through `call`: report to that one.
         """
-        if self.handed_over:
-            raise RuntimeError("a call made with `call` settles this request: use its `record`")
         usage = read_report(report, self._dialect)
+        if not self.reservation.retain():
+            raise RuntimeError("a call made with `call` settles this request: use its `record`")
         if self.usage is not None:
             usage = dataclasses.replace(self.usage, extra=(*self.usage.extra, usage))
         self.usage = usage
 
-    def call(self, *, dialect: str = "openai_chat", **request: Any) -> AsyncCall:
-        """Return a guarded call of a model; see `AsyncGuard.call`.
+    def call(
+        self, *, dialect: str = "openai_chat", task: str | None = None, **request: Any
+    ) -> Call | AsyncCall:
+        """Return a guarded call of a model; see `AsyncGuard.call` and `Guard.call`.
 
-        Raises `RuntimeError` under a synchronous server: use `Guard.call` there.
+        It is entered with `async with` in a coroutine and with `with` anywhere else. Without
+        a model it is the granted one, without a bound that of the request or its route.
         """
-        if self._guard is None:
-            raise RuntimeError("no event loop handles this request: use Guard.call")
-        origin = origin_of(self.principal, dialect, self._held.origin.feature, request)
-        return AsyncCall(self._guard, origin._replace(route=self._held.origin.route), dialect, self)
+        asked = read_request(dialect, {"model": self.model, **request})
+        if asked.max_output is None:
+            asked = dataclasses.replace(asked, max_output=self._held.origin.call.max_output)
+        return self.make(self._guard.with_task(self.principal, asked, task), dialect)
 
-    def take_over(self, plan: Plan) -> Held | None:
-        """Give the request's reservation to a call, once, if it covers what that would hold."""
+    def make(self, call: ModelCall, dialect: str) -> Call | AsyncCall:
+        """Return a guarded call; see `Scope`."""
         self.calls += 1
-        if self.handed_over or self.usage is not None:
-            return None
-        held = self._held.grant.charges
-        for offer in plan.offers:
-            tokens, nano = held.tokens - offer.fixed_tokens, held.cost_nano - offer.fixed_nano
-            output = min(offer.max_output, tokens // offer.per_output_tokens)
-            if offer.per_output_nano:
-                output = min(output, nano // offer.per_output_nano)
-            if nano >= 0 and output >= offer.min_output:
-                self.handed_over = True
-                grant = self._held.grant._replace(offer=offer, output=output)
-                return self._held._replace(grant=grant)
-        return None
+        origin = self._held.origin._replace(call=call, request=self._held.grant.plan.id)
+        if isinstance(self._guard, AsyncGuard):
+            return AsyncCall(self._guard, origin, dialect, self.reservation, self._loop)
+        return Call(self._guard, origin, dialect, self.reservation)
+
+
+class Charged:
+    """A scope without a request."""
+
+    def __init__(
+        self,
+        guard: Guard | AsyncGuard,
+        principal: Principal,
+        feature: str | None,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self._guard = guard
+        self._principal = principal
+        self._feature = feature
+        self._loop = loop
+
+    def make(self, call: ModelCall, dialect: str) -> Call | AsyncCall:
+        """Return a guarded call; see `Scope`."""
+        origin = Origin(self._principal, call, feature=self._feature)
+        if isinstance(self._guard, AsyncGuard):
+            return AsyncCall(self._guard, origin, dialect, None, self._loop)
+        return Call(self._guard, origin, dialect)
+
+
+@contextlib.contextmanager
+def charge(
+    guard: Guard | AsyncGuard, principal: Principal, *, feature: str | None = None
+) -> Generator[None, None, None]:
+    """Charge a principal for every call a guarded client makes in this block.
+
+        with charge(guard, principal, feature="nightly"):
+            client.chat.completions.create(...)
+
+    An `AsyncGuard` makes calls from threads too, where the block is entered on its event loop.
+    A generator that yields inside the block charges its consumer's calls as well: do not.
+    """
+    outer = SCOPE.get()
+    SCOPE.set(Charged(guard, principal, feature, running_loop()))
+    try:
+        yield
+    finally:
+        SCOPE.set(outer)

@@ -33,11 +33,14 @@ def decide(plan: Plan, admission: Admission) -> Decision:
 def statuses(decision: Decision) -> tuple[LimitStatus, ...]:
     """Return every limit as the client may see it; empty if the store was not asked."""
     admission = decision.admission
-    if admission is None:
-        return ()
+    return () if admission is None else standing(decision.plan, admission)
+
+
+def standing(plan: Plan, admission: Admission) -> tuple[LimitStatus, ...]:
+    """Return every limit of a plan as the store's answer has it."""
     return tuple(
         _status(entry, limit, counter, admission.now_ms)
-        for entry, limit, counter in _counters(decision.plan, admission)
+        for entry, limit, counter in _counters(plan, admission)
     )
 
 
@@ -45,6 +48,27 @@ def store_down(plan: Plan, limit: Limit) -> Refusal:
     """Refuse because the store did not answer and `limit` is closed then."""
     message = f"The limit {limit.name} cannot be checked at the moment."
     return Refusal(plan, RefusalReason.STORE_DOWN, None, (), BUSY_MS, None, message)
+
+
+def input_room(decided: Decision) -> int | None:
+    """Return how many input tokens would be admitted, at the cheapest offer's least output.
+
+    None where fewer of them would not help: an admission, or a refusal for another reason.
+    """
+    if isinstance(decided, Grant) or decided.admission is None or decided.binding is None:
+        return None
+    offer, room = decided.plan.offers[-1], decided.plan.offers[-1].fixed_tokens
+    for entry, limit, counter in _counters(decided.plan, decided.admission):
+        fixed, each = _limits.charge(limit, offer)
+        status = _status(entry, limit, counter, decided.admission.now_ms)
+        left = _limits.usable(limit, offer) - status.used - each * offer.min_output
+        if fixed <= left or (not fixed and not each):
+            continue
+        if limit.resource not in ("tokens", "cost") or left <= 0 or not fixed:
+            return None
+        # A price for each token never rises with fewer of them.
+        room = min(room, offer.fixed_tokens * left // fixed)
+    return room
 
 
 class _Hurdle(NamedTuple):

@@ -10,7 +10,11 @@ import enum
 import os
 from typing import NamedTuple
 
+from llm_budget_mw import decision
 from llm_budget_mw.dialects import _surcharges
+from llm_budget_mw.dialects.protocol import Dialect
+from llm_budget_mw.errors import RequestError
+from llm_budget_mw.fitting import fit_call
 from llm_budget_mw.policy import Policy, Rung, Tier
 from llm_budget_mw.pricing import Prices
 from llm_budget_mw.tokens.bound import fixed_tokens
@@ -31,6 +35,9 @@ from llm_budget_mw.types import (
 )
 
 _PRICED = frozenset({_surcharges.CACHE_WRITE, _surcharges.CACHE_WRITE_1H})
+
+_NEVER = Offer("", 0, 1, 1.0, 0, 1, 0, 0)
+"""Gives no output and wants some."""
 
 
 class Ending(enum.StrEnum):
@@ -100,6 +107,11 @@ class Engine:
             self._charge_on_expiry,
         )
 
+    def glance(self, principal: Principal) -> Plan:
+        """Return a plan that no store can admit: its answer shows the counters, and holds nothing."""
+        subjects = self.policy.subjects(principal, self.policy.tier(principal))
+        return Plan(os.urandom(12).hex(), subjects, (_NEVER,), self._lease_ms)
+
     def worth_counting(self, plan: Plan, call: ModelCall) -> bool:
         """Return whether exact input tokens could lower what this plan holds by much."""
         offer = plan.offers[0]
@@ -118,6 +130,25 @@ class Engine:
             return False
         bound = InputEstimate(decided.plan.offers[-1].fixed_tokens, exact=False)
         return self.estimator.worth_counting(call.prompt, bound, 1.0)
+
+    def shorten(
+        self, principal: Principal, call: ModelCall, decided: Decision, dialect: Dialect
+    ) -> tuple[ModelCall, Plan] | None:
+        """Return a refused call with fewer messages and its plan; None if that cannot help.
+
+        It counts the whole input, see `Estimator.offload`.
+        """
+        room = decision.input_room(decided)
+        if room is None:
+            return None
+        tier = self.policy.tier(principal)
+        hidden = sum([tier.surcharge(feature) for feature in call.surcharges - _PRICED])
+        model = self.policy.rungs(tier, call)[-1].counted_as
+        try:
+            shorter = fit_call(call, room - hidden, dialect, self.estimator, model)
+        except RequestError:
+            return None  # the refusal says more: by which limit, and until when
+        return shorter, self.plan(principal, shorter, exact=True)
 
     def count(self, text: str, model: str) -> int:
         """Return the tokens of generated text, or a bound on them without a vocabulary."""
@@ -141,13 +172,14 @@ class Engine:
         tokens = estimate.tokens + hidden
         fixed_nano, per_output_nano = rung.price.bound(
             tokens,
-            cache_writes=not _PRICED.isdisjoint(call.surcharges),
+            cache_writes=_surcharges.CACHE_WRITE in call.surcharges,
+            cache_writes_1h=_surcharges.CACHE_WRITE_1H in call.surcharges,
             audio=any(media.kind == "audio" for media in call.prompt.media),
         )
         return Offer(
             rung.model,
             most,
-            min(rung.min_tokens, most),
+            min(max(rung.min_tokens, call.min_output), most),
             rung.ceiling,
             tokens,
             call.samplings,
@@ -167,11 +199,11 @@ class Engine:
         if grade is Grade.COUNTED and _input_unknown(outcome):
             usage = dataclasses.replace(usage, input_tokens=self._count_input(grant, call))
         held = grant.charges
-        cost = self._cost(usage, grant.offer.model, call.service_tier)
+        cost, saved = self._cost(usage, grant.offer.model, call.service_tier)
         tokens = min(MAX_AMOUNT, _total_tokens(usage))
         charges = Charges(1, tokens, held.cost_nano if cost is None else cost)
         overrun = tokens > held.tokens or charges.cost_nano > held.cost_nano
-        return Settlement(grant, usage, grade, outcome.ending, charges, overrun)
+        return Settlement(grant, usage, grade, outcome.ending, charges, overrun, saved)
 
     def counts_long(self, outcome: Outcome, call: ModelCall) -> bool:
         """Return whether settling counts so much input that it belongs in a thread."""
@@ -183,13 +215,16 @@ class Engine:
             return held  # hidden input cannot be counted
         return min(held, self.estimator.count(call.prompt, grant.offer.model).tokens)
 
-    def _cost(self, usage: Usage, model: str, service_tier: str | None) -> int | None:
-        # A tier that was asked for may have been given where the answer names none.
+    def _cost(self, usage: Usage, model: str, service_tier: str | None) -> tuple[int | None, int]:
+        """Return the cost, if it can be known, and what caching took off it."""
         cost = self.prices.cost(usage, model)
-        if cost is None or usage.service_tier is not None or service_tier is None:
-            return cost
-        asked = self.prices.cost(dataclasses.replace(usage, service_tier=service_tier), model)
-        return cost if asked is None else max(cost, asked)
+        if cost is not None and usage.service_tier is None and service_tier is not None:
+            # A tier that was asked for may have been given where the answer names none.
+            at_tier = dataclasses.replace(usage, service_tier=service_tier)
+            asked = self.prices.cost(at_tier, model)
+            if asked is not None and asked > cost:
+                usage, cost = at_tier, asked
+        return cost, self.prices.saved(usage, model)
 
 
 def _fill(grant: Grant, outcome: Outcome) -> tuple[Usage, Grade]:

@@ -76,8 +76,11 @@ class BudgetExceeded(BudgetError):
     """A call was refused; `refusal` says by which limit and when it could fit."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
+        super().__init__(refusal)  # what is pickled, on the way out of another process
         self.refusal = refusal
+
+    def __str__(self) -> str:
+        return self.refusal.message
 
 
 class StoreError(BudgetError):

@@ -44,6 +44,8 @@ class Origin(NamedTuple):
     call: ModelCall
     route: str = ""
     feature: str | None = None
+    request: str | None = None
+    """Reservation of the request or call it was made in; None for one by itself."""
 
 
 class Identifier:
@@ -84,6 +86,7 @@ def settled(
         "reservation": grant.plan.id,
         "model": grant.offer.model,
         "response_model": usage.model,
+        "service_tier": usage.service_tier,
         "max_tokens": grant.output,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -94,6 +97,7 @@ def settled(
         "held_tokens": held.tokens,
         "cost_nano": charges.cost_nano,
         "cost_usd": format_usd(charges.cost_nano),
+        "cache_saved_nano": settlement.cache_saved_nano,
         "held_cost_nano": held.cost_nano,
         "price_version": price_version,
         "grade": settlement.grade.value,
@@ -146,6 +150,9 @@ def _common(origin: Origin, who: str | None) -> dict[str, Any]:
         "tier": origin.principal.tier,
         "route": origin.route,
         "feature": origin.feature,
+        "request": origin.request,
+        "task": origin.call.task,
+        "shortened": origin.call.shortened,
         "requested_model": origin.call.model,
         "stream": origin.call.stream,
     }

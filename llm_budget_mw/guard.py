@@ -7,21 +7,34 @@ because of the store: a store that does not answer is a case of the outage rule.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
 from llm_budget_mw import assembly, decision, events
-from llm_budget_mw.calls import AsyncCall, Call, origin_of
+from llm_budget_mw.calls import AsyncCall, Call, read_request
 from llm_budget_mw.config import Config
+from llm_budget_mw.dialects.protocol import Dialect
 from llm_budget_mw.engine import Engine, Outcome
 from llm_budget_mw.errors import StoreError
 from llm_budget_mw.events import Event, Identifier, Origin, Sink
+from llm_budget_mw.leases import Leases
 from llm_budget_mw.outage import Outage
 from llm_budget_mw.stores.base import AsyncStore, Store
-from llm_budget_mw.types import Charges, Decision, Grant, Plan, Principal, Settlement
+from llm_budget_mw.tasks import Classify, classifier
+from llm_budget_mw.types import (
+    Charges,
+    Decision,
+    Grant,
+    LimitStatus,
+    ModelCall,
+    Plan,
+    Principal,
+    Settlement,
+)
 
 _DELIVER = 16
 """Queued settlements a synchronous call delivers in passing."""
@@ -45,12 +58,14 @@ class _Shell:
         engine: Engine,
         config: Config,
         sinks: Sequence[Sink],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
+        classify: Classify | None,
     ) -> None:
         self.engine = engine
         self.config = config
         self.outage = Outage(config.outage, clock)
         self._sinks = tuple(sinks)
+        self._classify = classify or classifier(config.tasks)
         self._clock = clock
         secret = config.events.id_secret
         key = secret.get_secret_value().encode() if secret else secrets.token_bytes(32)
@@ -63,6 +78,19 @@ class _Shell:
                 sink.emit(event)
             except Exception:  # noqa: BLE001 (a sink is foreign code)
                 _log.exception("a sink could not take %s", event.name)
+
+    def classified(
+        self, principal: Principal, call: ModelCall, headers: Mapping[str, str]
+    ) -> ModelCall:
+        """Return the call of a request with its task noted, if its tier has offers for that."""
+        if not self.engine.policy.tier(principal).config.tasks:
+            return call
+        return self.with_task(principal, call, self._classify(principal, call, headers))
+
+    def with_task(self, principal: Principal, call: ModelCall, task: str | None) -> ModelCall:
+        """Return a call with this task noted, if its tier has offers for that."""
+        tasks = self.engine.policy.tier(principal).config.tasks
+        return dataclasses.replace(call, task=task) if task in tasks else call
 
     def plan(self, origin: Origin) -> Plan:
         """Plan a call with the cheap bound on its input; see `Engine.plan`."""
@@ -125,9 +153,11 @@ class Guard(_Shell):
         store: Store,
         sinks: Sequence[Sink] = (),
         clock: Callable[[], float] = time.monotonic,
+        classify: Classify | None = None,
     ) -> None:
-        super().__init__(engine, config, sinks, clock)
+        super().__init__(engine, config, sinks, clock, classify)
         self.store = store
+        self.leases = Leases(self.renew)
 
     @classmethod
     def open(
@@ -136,9 +166,11 @@ class Guard(_Shell):
         *,
         store: Store | None = None,
         sinks: Sequence[Sink] | None = None,
+        classify: Classify | None = None,
     ) -> Self:
         """Open a guard on a configuration; `store` and `sinks` replace what that names.
 
+        `classify` names the task of a call, in place of the configured claim and header.
         Raises `ConfigurationError` naming every wrong option.
         """
         settings = assembly.configuration(config)
@@ -147,6 +179,7 @@ class Guard(_Shell):
             settings,
             assembly.build_store(settings) if store is None else store,
             assembly.build_sinks(settings) if sinks is None else sinks,
+            classify=classify,
         )
 
     def decide(self, origin: Origin) -> Decision:
@@ -163,6 +196,14 @@ class Guard(_Shell):
             plan = self.engine.plan(origin.principal, origin.call, exact=True)
             decided = self.admit(plan, origin)
         return decided
+
+    def fit(self, origin: Origin, decided: Decision, dialect: Dialect) -> tuple[Origin, Decision]:
+        """Admit a call that was refused with its conversation shortened, where that helps."""
+        shorter = self.engine.shorten(origin.principal, origin.call, decided, dialect)
+        if shorter is None:
+            return origin, decided
+        origin = origin._replace(call=shorter[0])
+        return origin, self.admit(shorter[1], origin)
 
     def admit(self, plan: Plan, origin: Origin) -> Decision:
         """Ask the store, or the outage rule where it does not answer."""
@@ -185,14 +226,26 @@ class Guard(_Shell):
         *,
         dialect: str = "openai_chat",
         feature: str | None = None,
+        task: str | None = None,
         **request: Any,
     ) -> Call:
         """Return a guarded call, to be entered with `with`.
 
-        `request` is what the provider's SDK would be given: `model`, `messages`, ... Raises
+        `request` is what the provider's SDK would be given: `model`, `messages`, ...; a `task`
+        for which the tier has offers chooses the model instead. Raises
         `RequestError` where it cannot be read; entering raises `BudgetExceeded`.
         """
-        return Call(self, origin_of(principal, dialect, feature, request), dialect)
+        asked = self.with_task(principal, read_request(dialect, request), task)
+        origin = Origin(principal, asked, feature=feature)
+        return Call(self, origin, dialect)
+
+    def limits(self, principal: Principal) -> tuple[LimitStatus, ...]:
+        """Return every limit of a principal as it stands now; nothing is reserved.
+
+        Raises `StoreError` if the store does not answer.
+        """
+        plan = self.engine.glance(principal)
+        return decision.standing(plan, self.store.admit(plan)) if plan.subjects else ()
 
     def settle(self, held: Held, outcome: Outcome) -> Settlement:
         """Replace a reservation by what was used, now or when the store is back."""
@@ -220,6 +273,7 @@ class Guard(_Shell):
 
         What it does not take is lost with this process, and logged.
         """
+        self.leases.close()
         self._deliver(self.outage.waiting)
         self._closed()
         self.store.close()
@@ -281,8 +335,9 @@ class AsyncGuard(_Shell):
         store: AsyncStore,
         sinks: Sequence[Sink] = (),
         clock: Callable[[], float] = time.monotonic,
+        classify: Classify | None = None,
     ) -> None:
-        super().__init__(engine, config, sinks, clock)
+        super().__init__(engine, config, sinks, clock, classify)
         self.store = store
         self._delivery: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Any]] = set()
@@ -294,9 +349,11 @@ class AsyncGuard(_Shell):
         *,
         store: AsyncStore | None = None,
         sinks: Sequence[Sink] | None = None,
+        classify: Classify | None = None,
     ) -> Self:
         """Open a guard on a configuration; `store` and `sinks` replace what that names.
 
+        `classify` names the task of a call, in place of the configured claim and header.
         Raises `ConfigurationError` naming every wrong option.
         """
         settings = assembly.configuration(config)
@@ -305,6 +362,7 @@ class AsyncGuard(_Shell):
             settings,
             assembly.build_async_store(settings) if store is None else store,
             assembly.build_sinks(settings) if sinks is None else sinks,
+            classify=classify,
         )
 
     async def decide(self, origin: Origin) -> Decision:
@@ -317,6 +375,20 @@ class AsyncGuard(_Shell):
         if not exact and self.engine.might_fit(decided, origin.call):
             decided = await self.admit(await self._exact_plan(origin), origin)
         return decided
+
+    async def fit(
+        self, origin: Origin, decided: Decision, dialect: Dialect
+    ) -> tuple[Origin, Decision]:
+        """Like `Guard.fit`; a long conversation is shortened in a thread."""
+        shorten, call = self.engine.shorten, origin.call
+        if not isinstance(decided, Grant) and self.engine.estimator.offload(call.prompt):
+            shorter = await asyncio.to_thread(shorten, origin.principal, call, decided, dialect)
+        else:
+            shorter = shorten(origin.principal, call, decided, dialect)
+        if shorter is None:
+            return origin, decided
+        origin = origin._replace(call=shorter[0])
+        return origin, await self.admit(shorter[1], origin)
 
     async def admit(self, plan: Plan, origin: Origin) -> Decision:
         """Like `Guard.admit`; an admission that is cancelled is given back."""
@@ -343,10 +415,18 @@ class AsyncGuard(_Shell):
         *,
         dialect: str = "openai_chat",
         feature: str | None = None,
+        task: str | None = None,
         **request: Any,
     ) -> AsyncCall:
         """Return a guarded call, to be entered with `async with`; see `Guard.call`."""
-        return AsyncCall(self, origin_of(principal, dialect, feature, request), dialect)
+        asked = self.with_task(principal, read_request(dialect, request), task)
+        origin = Origin(principal, asked, feature=feature)
+        return AsyncCall(self, origin, dialect)
+
+    async def limits(self, principal: Principal) -> tuple[LimitStatus, ...]:
+        """Like `Guard.limits`."""
+        plan = self.engine.glance(principal)
+        return decision.standing(plan, await self.store.admit(plan)) if plan.subjects else ()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something in a task of its own, which the end of a request cannot cancel."""

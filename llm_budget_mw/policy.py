@@ -19,8 +19,8 @@ _LADDERS_KEPT = 1024
 _LONGEST_NAME = 200
 """A longer id, once escaped, is named by its hash: it stands in every key."""
 
-Asked = tuple[str | None, str | None]
-"""Requested model and service tier."""
+Asked = tuple[str | None, str | None, str | None]
+"""Requested model, service tier, and task."""
 _FREE = ModelPrice(PerClass(), source="unknown", known=False)
 
 
@@ -88,10 +88,10 @@ class Policy:
 
         Raises `RequestError` if the tier does not allow the model, or nobody knows its price.
         """
-        asked = (call.model, call.service_tier)
+        asked = (call.model, call.service_tier, call.task)
         ladder = tier.ladders.get(asked)
         if ladder is None:
-            steps = _steps(tier.config, call.model)
+            steps = _steps(tier.config, call)
             ladder = tuple(self._rung(tier, step, call.service_tier) for step in steps)
             if len(tier.ladders) < _LADDERS_KEPT:
                 tier.ladders[asked] = ladder
@@ -115,8 +115,11 @@ class Policy:
         return Rung(step.model, step.ceiling, most, least, price, counted_as)
 
 
-def _steps(tier: TierConfig, model: str | None) -> Sequence[OfferConfig]:
-    """Return the part of a tier's ladder that a caller who names `model` may use."""
+def _steps(tier: TierConfig, call: ModelCall) -> Sequence[OfferConfig]:
+    """Return the ladder of a call's task, or the part of the tier's that its caller may use."""
+    if call.task is not None:
+        return tier.tasks[call.task]
+    model = call.model
     if model is None:
         if not tier.offers:
             raise RequestError("The request names no model.", status=400, code="model_missing")
@@ -165,7 +168,7 @@ def _escaped(field: str, name: object) -> str:
 def _compile(name: str, tier: TierConfig, config: Config, prices: Prices) -> Tier:
     limits = tier_limits(tier, config, prices.base_tokens_nano)
     in_money = any(limit.resource == "cost" for limit in limits)
-    for offer in tier.offers:
+    for offer in tier.all_offers:
         if in_money and prices.of(offer.model) is None:
             raise ConfigurationError(
                 f"tiers.{name}.offers: the model {offer.model!r} has no known price, and a budget "

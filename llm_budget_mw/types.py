@@ -286,6 +286,12 @@ class ModelCall:
     surcharges: frozenset[str] = frozenset()
     """Features whose hidden input must be reserved apart, such as `web_search`."""
     service_tier: str | None = None
+    task: str | None = None
+    """What the call is for; only where its tier has offers for that."""
+    shortened: bool = False
+    """True if messages were left out so that it fits."""
+    min_output: int = 1
+    """The least bound its provider accepts."""
     body: dict[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
     """The parsed body; the dialect writes the grant into a copy of it."""
 
@@ -337,3 +343,5 @@ class Settlement(NamedTuple):
     charges: Charges
     overrun: bool
     """True if more was used than the reservation held."""
+    cache_saved_nano: int = 0
+    """What caching took off the cost; below 0 where writing cost more than it saved."""

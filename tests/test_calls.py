@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import io
+import pickle
 from typing import Any
 
 import anthropic.types
@@ -17,6 +19,7 @@ import pytest
 
 from llm_budget_mw import events
 from llm_budget_mw.calls import AsyncCall, Call, read_report
+from llm_budget_mw.dialects import DIALECTS
 from llm_budget_mw.errors import BudgetExceeded, RequestError
 from llm_budget_mw.guard import AsyncGuard, Guard
 from llm_budget_mw.stores.memory import AsyncMemoryStore
@@ -369,6 +372,69 @@ def test_an_answer_an_sdk_did_not_expect_is_read_without_a_warning() -> None:
     assert read_report(answer, "openai_chat") == Usage(9, 3, service_tier="new")
 
 
+GEMINI = {"promptTokenCount": 9, "candidatesTokenCount": 2, "thoughtsTokenCount": 1}
+OLLAMA = {"model": "llama", "done": True, "prompt_eval_count": 9, "eval_count": 3}
+CONVERSE = {"inputTokens": 9, "outputTokens": 3, "totalTokens": 12}
+TITAN = {"inputTextTokenCount": 9, "results": [{"tokenCount": 3, "outputText": "hi"}]}
+LLAMA = {"generation": "hi", "prompt_token_count": 9, "generation_token_count": 3}
+COHERE: dict[str, Any] = {"usage": {"billed_units": {"input_tokens": 9.0, "output_tokens": 3.0}}}
+RESPONSE: dict[str, Any] = {
+    "object": "response",
+    "usage": {
+        "input_tokens": 9,
+        "output_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 5},
+    },
+}
+REPORTS: list[tuple[str, dict[str, Any], Usage]] = [
+    ("gemini", {"usageMetadata": GEMINI}, Usage(9, 3, reasoning_tokens=1)),
+    ("gemini", GEMINI, Usage(9, 3, reasoning_tokens=1)),
+    ("gemini", {"prompt_token_count": 9, "candidates_token_count": 3}, Usage(9, 3)),
+    ("gemini", {"usage_metadata": {"prompt_token_count": 9, "total_token_count": 12}}, Usage(9, 3)),
+    ("ollama", OLLAMA, Usage(9, 3, model="llama")),
+    ("bedrock", {"usage": CONVERSE, "metrics": {}}, Usage(9, 3)),
+    ("bedrock", CONVERSE, Usage(9, 3)),
+    ("bedrock_invoke", TITAN, Usage(9, 3)),
+    ("bedrock_invoke", LLAMA, Usage(9, 3)),
+    ("cohere", COHERE, Usage(9, 3)),
+    ("cohere", COHERE["usage"], Usage(9, 3)),
+    ("openai_responses", RESPONSE, Usage(9, 3, cache_read_tokens=5)),
+    ("openai_responses", RESPONSE["usage"], Usage(9, 3, cache_read_tokens=5)),
+    ("openai_embeddings", {"object": "list", "usage": {"prompt_tokens": 9}}, Usage(9, 0)),
+]
+
+
+@pytest.mark.parametrize(("dialect", "report", "usage"), REPORTS)
+def test_a_report_is_read_by_the_dialect(
+    dialect: str, report: dict[str, Any], usage: Usage
+) -> None:
+    """Wherever its format has the counts; a custom route knows them all by their names."""
+    assert read_report(report, dialect) == usage
+    assert read_report(report, "custom") == usage
+
+
+def test_a_report_of_bedrock_may_be_in_its_headers() -> None:
+    """The body stays for the handler, which alone can read it."""
+    headers = {
+        "x-amzn-bedrock-input-token-count": "9",
+        "x-amzn-bedrock-output-token-count": "3",
+        "odd": 7,
+    }
+    body = io.BytesIO(b"{}")
+    report = {"body": body, "ResponseMetadata": {"HTTPHeaders": headers}}
+
+    assert read_report(report, "bedrock_invoke") == Usage(9, 3)
+    assert body.read() == b"{}"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("report", [{}, {"usage": {}}, {"usageMetadata": None}, {"results": []}])
+def test_no_dialect_makes_a_report_of_nothing(dialect: str, report: object) -> None:
+    """Unknown is an error in all of them."""
+    with pytest.raises(ValueError, match="holds no usage"):
+        read_report(report, dialect)
+
+
 @pytest.mark.parametrize("report", ["12 tokens", 12, None, [1], object(), iter([])])
 def test_what_is_no_report_is_a_type_error(report: object) -> None:
     """A stream, a number, a text: none of them tells input from output."""
@@ -390,3 +456,16 @@ def test_a_report_cannot_give_budget_back(usage: Usage) -> None:
     """Fewer than no tokens are a mistake."""
     with pytest.raises(ValueError, match="below zero"):
         read_report(usage, "openai_chat")
+
+
+def test_a_refusal_survives_the_way_between_processes() -> None:
+    """A pool of processes and a job queue pickle what a call raised."""
+    config = configured({"tokens": "1/day"})
+    guard = Guard(engine_of(config), config, SwitchStore())
+    with pytest.raises(BudgetExceeded) as caught, guard.call(ALICE, model="big", messages=MESSAGES):
+        pass
+
+    arrived = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (our own)
+
+    assert str(arrived) == str(caught.value)
+    assert arrived.refusal.reason is RefusalReason.NEVER

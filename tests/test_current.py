@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from llm_budget_mw import events
-from llm_budget_mw.current import CURRENT, Budget, current_budget
+from llm_budget_mw.calls import SCOPE, Call
+from llm_budget_mw.current import CURRENT, Budget, charge, current_budget
 from llm_budget_mw.errors import BudgetExceeded
 from llm_budget_mw.events import Origin
-from llm_budget_mw.guard import AsyncGuard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard, Held
 from llm_budget_mw.stores.memory import AsyncMemoryStore
 from llm_budget_mw.types import Charges, Grade, Usage
 from tests.deployment import ALICE, Recorder, SwitchStore, call_of, configured, engine_of
@@ -102,7 +103,7 @@ async def test_the_first_call_draws_on_the_requests_reservation() -> None:
         assert (call.model, call.max_tokens) == ("small", 100)
         call.record(Usage(9, 3))
 
-    assert (budget.handed_over, budget.calls) == (True, 1)
+    assert (budget.reservation.handed_over, budget.calls) == (True, 1)
     assert len(handler.store.plans) == 1
     assert handler.store.charged() == Charges(1, 12, 9 * 150 + 3 * 600)
     assert handler.store.settled[0][0] == budget.grant.plan.id
@@ -156,7 +157,7 @@ async def test_a_call_gets_what_the_reservation_covers(size: int, model: str, dr
         granted = call.max_tokens
         call.record(Usage(1, 1))
 
-    assert budget.handed_over
+    assert budget.reservation.handed_over
     assert granted == drawn
     assert call.grant.charges.tokens <= budget.grant.charges.tokens
     assert call.grant.charges.cost_nano <= budget.grant.charges.cost_nano
@@ -176,7 +177,7 @@ async def test_a_call_that_is_not_covered_is_admitted_by_itself(request_: dict[s
     async with budget.call(model="big", **request_) as call:
         call.record(Usage(1, 1))
 
-    assert not budget.handed_over
+    assert not budget.reservation.handed_over
     assert len(handler.store.plans) == 2
     assert handler.store.settled[0][0] != budget.grant.plan.id
 
@@ -209,7 +210,7 @@ async def test_after_its_own_report_a_handler_draws_on_nothing() -> None:
     async with budget.call(model="small", messages=MESSAGES) as call:
         call.record(Usage(9, 3))
 
-    assert not budget.handed_over
+    assert not budget.reservation.handed_over
     assert len(handler.store.plans) == 2
 
 
@@ -260,14 +261,104 @@ async def test_a_call_pays_for_the_service_tier_it_asked_for() -> None:
     async with budget.call(model="gpt-4o", messages=MESSAGES, service_tier="priority") as call:
         call.record(Usage(9, 3))
 
-    assert budget.handed_over
+    assert budget.reservation.handed_over
     expected = engine.prices.cost(Usage(9, 3, service_tier="priority"), "gpt-4o")
     assert handler.store.charged().cost_nano == expected
 
 
-async def test_under_a_synchronous_server_calls_are_made_by_a_guard() -> None:
-    """The error says which."""
-    held = await Handler().hold(20)
+@pytest.mark.parametrize("waits", [True, False])
+async def test_under_a_synchronous_server_calls_are_made_by_its_guard(*, waits: bool) -> None:
+    """With `with`, or with `async with` in a coroutine such a server runs by itself."""
+    handler = Handler()
+    guard = Guard(handler.guard.engine, handler.guard.config, handler.store)
+    origin = Origin(ALICE, call_of("x" * 984), "/ask", "chat")
+    held = guard.hold(guard.decide(origin), origin)
+    assert held is not None
+    budget = Budget(held, "custom", guard)
 
-    with pytest.raises(RuntimeError, match=r"use Guard\.call"):
-        Budget(held, "custom").call(model="small", messages=MESSAGES)
+    call = budget.call(model="small", messages=MESSAGES)
+    if waits:
+        async with call:
+            call.record(Usage(9, 3))
+    else:
+        with call:
+            call.record(Usage(9, 3))
+
+    assert isinstance(call, Call)
+    assert budget.reservation.handed_over
+    assert handler.store.charged().tokens == 12
+
+
+async def test_a_synchronous_endpoint_calls_from_its_thread() -> None:
+    """The event loop of the request makes the call; on the loop itself that would stand still."""
+    handler = Handler()
+    held = await handler.hold(984)
+    budget = Budget(held, "custom", handler.guard, asyncio.get_running_loop())
+
+    def endpoint() -> None:
+        with budget.call(model="small", messages=MESSAGES) as call:
+            call.record(Usage(9, 3))
+
+    await asyncio.to_thread(endpoint)
+
+    assert handler.store.charged().tokens == 12
+    with pytest.raises(RuntimeError, match="enter it with `async with`"):
+        endpoint()
+
+
+async def test_a_thread_without_the_loop_of_its_request_cannot_wait_for_it() -> None:
+    """A call made through a guard has no loop to go to; the error says how to enter it."""
+    handler = Handler()
+
+    with pytest.raises(RuntimeError, match="enter it with `async with`"):
+        await asyncio.to_thread(
+            handler.guard.call(ALICE, model="small", messages=MESSAGES).__enter__
+        )
+
+
+async def test_a_call_after_the_end_of_its_request_pays_for_itself() -> None:
+    """A task the handler left behind cannot draw on what is settled already."""
+    handler = Handler()
+    budget = await handler.budget()
+    assert budget.reservation.retain()  # as the edge does when it settles
+
+    async with budget.call(model="small", messages=MESSAGES) as call:
+        call.record(Usage(9, 3))
+
+    assert call.grant.plan.id != budget.grant.plan.id
+    assert handler.store.charged().tokens == 12
+
+
+async def test_a_call_is_a_scope_for_those_inside() -> None:
+    """They draw on it once, are told apart from others by its id, and it ends with the block."""
+    handler = Handler()
+    async with handler.guard.call(ALICE, model="big", messages=MESSAGES) as outer:
+        assert SCOPE.get() is outer
+        for _ in range(2):
+            inner = outer.make(call_of("hi"), "openai_chat")
+            async with inner:
+                inner.record(Usage(9, 3))
+        outer.record(Usage(9, 3))
+
+    assert SCOPE.get() is None
+    assert outer.settlement is None
+    assert handler.store.charged() == Charges(2, 24, 2 * (9 * 2500 + 3 * 10_000))
+    settled = handler.sink.named("budget.settled")
+    assert [event["request"] for event in settled] == [outer.grant.plan.id] * 2
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_block_charges_whom_it_names(*, waits: bool) -> None:
+    """Workers have no request; whoever runs a job says who pays."""
+    handler = Handler()
+    guard = Guard(handler.guard.engine, handler.guard.config, handler.store, [handler.sink])
+    with charge(handler.guard if waits else guard, ALICE, feature="nightly"):
+        scope = SCOPE.get()
+        assert scope is not None
+        call = scope.make(call_of("hi"), "openai_chat")
+        async with call:
+            call.record(Usage(9, 3))
+
+    assert SCOPE.get() is None
+    (event,) = handler.sink.named("budget.settled")
+    assert (event["feature"], event["total_tokens"]) == ("nightly", 12)

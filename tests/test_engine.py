@@ -120,7 +120,7 @@ def test_a_feature_without_a_surcharge_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "nano"),
-    [((), 3_000), (("cache_write",), 6_000), (("cache_write_1h",), 6_000)],
+    [((), 3_000), (("cache_write",), 3_750), (("cache_write_1h",), 6_000)],
 )
 def test_input_to_be_cached_is_held_at_the_price_of_writing(
     asked: tuple[str, ...], nano: int
@@ -364,7 +364,7 @@ def test_a_call_without_a_price_keeps_what_it_held() -> None:
         ("priority", "default", "default"),
         ("default", None, "default"),
         ("flex", None, "default"),
-        ("no-such-tier", None, "default"),
+        ("no-such-tier", None, "priority"),
     ],
 )
 def test_a_dearer_service_tier_counts_unless_the_answer_says_otherwise(
@@ -379,6 +379,19 @@ def test_a_dearer_service_tier_counts_unless_the_answer_says_otherwise(
 
     expected = Usage(16, 100, service_tier=charged)
     assert done.charges.cost_nano == engine.prices.cost(expected, "gpt-4o")
+
+
+def test_what_caching_saved_is_settled_at_the_tier_that_is_charged() -> None:
+    """The event can tell what the cache took off the very cost it shows."""
+    engine = engine_of(configured(MONEY, prices={"catalogue": True}))
+    grant = grant_for(call_of(model="gpt-4o"), engine)
+    outcome = Outcome(Ending.COMPLETE, Usage(1_000, 10, 600))
+
+    plain = engine.settle(grant, outcome, call_of())
+    urgent = engine.settle(grant, outcome, call_of(service_tier="priority"))
+
+    # Per million: input $2.50 and $4.25, read from the cache at half of it.
+    assert (plain.cache_saved_nano, urgent.cache_saved_nano) == (600 * 1_250, 600 * 2_125)
 
 
 def test_a_tier_asked_for_without_any_price_changes_nothing() -> None:
@@ -438,3 +451,11 @@ def test_hidden_input_of_a_cut_call_stays_charged() -> None:
     done = engine.settle(grant, Outcome(Ending.CUT, counted_output=0), call)
 
     assert done.usage.input_tokens == grant.offer.fixed_tokens
+
+
+def test_an_answer_shorter_than_its_provider_takes_is_not_offered() -> None:
+    """The call is refused by the limit instead of by the provider; who asks for less gets that."""
+    engine = engine_of(configured({"max_tokens": 100}))
+
+    assert engine.plan(ALICE, call_of("hi", min_output=16)).offers[0].min_output == 16
+    assert engine.plan(ALICE, call_of("hi", min_output=16, max_output=5)).offers[0].min_output == 5

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import httpx2
 import pytest
 
 from llm_budget_mw.testing import FakeProvider, Issuer
+from tests.processes import on_gunicorn, running
 from tests.serving import serving
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+DJANGO, ASGI = EXAMPLES / "django_project", "project.asgi:application"
 MESSAGES = [{"role": "user", "content": "Say something about foxes."}]
 
 
@@ -41,10 +44,19 @@ def issuer(monkeypatch: pytest.MonkeyPatch) -> Issuer:
     return issuer
 
 
-@pytest.fixture(params=["plain_asgi", "fastapi_app"])
+@pytest.fixture(params=["plain_asgi", "fastapi_app", "flask_app", "django_project"])
 def app_url(request: pytest.FixtureRequest, provider_url: str, issuer: Issuer) -> Iterator[str]:
-    with serving(_app(request.param)) as url:
+    with _running(request.param) as url:
         yield url
+
+
+def _running(name: str) -> AbstractContextManager[str]:
+    """Start an example by the line in its docstring, or on uvicorn in a thread."""
+    if name == "flask_app":
+        return on_gunicorn("flask_app:app", "--chdir", str(EXAMPLES), "--threads", "32")
+    if name == "django_project":
+        return running("uvicorn", "--port", "{port}", "--app-dir", str(DJANGO), ASGI)
+    return serving(_app(name))
 
 
 def _app(name: str) -> Any:
@@ -53,7 +65,7 @@ def _app(name: str) -> Any:
 
 def _client(url: str, issuer: Issuer) -> httpx2.Client:
     headers = {"authorization": f"Bearer {issuer.token('alice')}"}
-    return httpx2.Client(base_url=url, headers=headers, trust_env=False)
+    return httpx2.Client(base_url=url, headers=headers, trust_env=False, timeout=30)
 
 
 def test_a_call_is_bounded_and_passed_on(
@@ -110,11 +122,12 @@ def test_nobody_unknown_gets_through(app_url: str, issuer: Issuer, provider: Fak
     assert not provider.calls
 
 
+@pytest.mark.parametrize("name", ["fastapi_app", "flask_app"])
 def test_a_route_of_our_own_is_charged_what_its_call_cost(
-    provider_url: str, issuer: Issuer, provider: FakeProvider
+    name: str, provider_url: str, issuer: Issuer, provider: FakeProvider
 ) -> None:
-    """The FastAPI example charges for a summary what the provider bills for it."""
-    with serving(_app("fastapi_app")) as url, _client(url, issuer) as client:
+    """The examples with a route of their own charge for a summary what the provider bills."""
+    with _running(name) as url, _client(url, issuer) as client:
         answer = client.post("/summaries", json={"text": "A fox jumped. " * 20})
 
     assert answer.status_code == 200
@@ -122,13 +135,50 @@ def test_a_route_of_our_own_is_charged_what_its_call_cost(
     assert provider.calls[0].max_tokens == 200
 
 
-def test_a_call_beyond_its_reservation_is_refused(provider_url: str, issuer: Issuer) -> None:
+@pytest.mark.parametrize(("name", "status"), [("fastapi_app", 429), ("flask_app", 413)])
+def test_a_call_beyond_its_reservation_is_refused(
+    name: str, status: int, provider_url: str, issuer: Issuer
+) -> None:
     """A summary larger than the route reserved for, and than a limit, is answered as refused."""
-    with serving(_app("fastapi_app")) as url, _client(url, issuer) as client:
+    with _running(name) as url, _client(url, issuer) as client:
         answer = client.post("/summaries", json={"text": "🦊 " * 30_000})
 
-    assert answer.status_code == 429
+    assert answer.status_code == status
     assert "tokens-per-minute" in answer.json()["detail"]
+
+
+def test_a_marked_view_is_charged_what_its_call_cost(
+    provider_url: str, issuer: Issuer, provider: FakeProvider
+) -> None:
+    """The Django example charges for a title what the provider bills for it."""
+    text = {"text": "A fox jumped. " * 20}
+    with _running("django_project") as url, _client(url, issuer) as client:
+        # The first request of the process is the one that imports the views.
+        unknown = client.post("/titles", json=text, headers={"authorization": ""})
+        answer = client.post("/titles", json=text)
+
+    assert (unknown.status_code, answer.status_code) == (401, 200)
+    assert answer.json()["micro_dollars"] == provider.cost_nano // 1000
+    assert provider.calls[0].max_tokens == 30
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [(("check",), "no issues"), (("llm_budget_limits", "alice"), "budget-per-month")],
+)
+def test_the_commands_of_the_django_project(
+    command: tuple[str, ...], says: str, issuer: Issuer
+) -> None:
+    """`manage.py` knows the checks and the limits."""
+    done = subprocess.run(
+        [sys.executable, str(DJANGO / "manage.py"), *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{EXAMPLES.parent}:{EXAMPLES.parent / 'adapters'}"},
+        check=True,
+    )
+
+    assert says in done.stdout
 
 
 def test_the_worker_summarises_until_its_budget_ends(

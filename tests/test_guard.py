@@ -12,7 +12,7 @@ import pytest
 
 from llm_budget_mw import events
 from llm_budget_mw.engine import Ending, Outcome
-from llm_budget_mw.errors import RequestError
+from llm_budget_mw.errors import RequestError, StoreError
 from llm_budget_mw.events import Event, Origin, Sink
 from llm_budget_mw.guard import AsyncGuard, Guard, Held
 from llm_budget_mw.stores.memory import AsyncMemoryStore, MemoryStore
@@ -101,6 +101,14 @@ class Deployment:
 
     def renew(self, grant: Grant) -> bool:
         return self.guard.renew(grant) if self.guard else self._run(self.waiting.renew(grant))
+
+    def limits(self, principal: Principal = ALICE) -> list[tuple[str, int, int]]:
+        statuses = (
+            self.guard.limits(principal)
+            if self.guard
+            else self._run(self.waiting.limits(principal))
+        )
+        return [(status.limit.name, status.used, status.remaining) for status in statuses]
 
     def close(self) -> None:
         if self.guard:
@@ -781,3 +789,38 @@ async def test_store_and_sinks_can_be_given() -> None:
 
     assert len(store.plans) == len(store.settled) == 1
     assert sink.names == [events.SETTLED]
+
+
+def test_the_limits_of_a_principal_can_be_looked_at(deploy: Deploy) -> None:
+    """As they stand, calls in flight included; looking reserves nothing and leaves no key."""
+    deployment = deploy({"budget": [], "concurrency": 2})
+    fresh = [("requests-per-day", 0, 100), ("tokens-per-day", 0, 100_000), ("concurrency", 0, 2)]
+
+    assert deployment.limits() == deployment.limits() == fresh
+    assert not deployment.store._accounts
+    held = deployment.hold()
+    assert deployment.limits() == [
+        ("requests-per-day", 1, 99),
+        ("tokens-per-day", 200, 99_800),
+        ("concurrency", 1, 1),
+    ]
+    deployment.settle(held)
+    assert deployment.limits()[1:] == [("tokens-per-day", 100, 99_900), ("concurrency", 0, 2)]
+    assert deployment.limits(Principal("bob")) == fresh
+
+
+def test_a_principal_without_limits_has_none_to_look_at(deploy: Deploy) -> None:
+    """The store is not asked."""
+    deployment = deploy({"requests": [], "tokens": [], "budget": []})
+
+    assert deployment.limits() == []
+    assert deployment.store.plans == []
+
+
+def test_limits_cannot_be_looked_at_while_the_store_is_away(deploy: Deploy) -> None:
+    """To show something else would be a guess."""
+    deployment = deploy()
+    deployment.store.down = True
+
+    with pytest.raises(StoreError):
+        deployment.limits()

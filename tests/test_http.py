@@ -394,3 +394,31 @@ def test_no_text_from_outside_can_break_out_of_a_header(text: str, name: str) ->
         for header, value in answer.headers:
             assert re.fullmatch(r"[a-z0-9-]+", header)
             assert re.fullmatch(r"[\x20-\x7e]*", value)
+
+
+# --- formats whose SDKs try every 429 again
+
+
+@pytest.mark.parametrize(("dialect", "status"), [("bedrock", 400), ("cohere", 402)])
+def test_a_spent_budget_is_not_tried_again_by_any_sdk(dialect: str, status: int) -> None:
+    """Not answered with 429 where nothing in the headers stops a retry."""
+    month = refusal_of(EXHAUSTED, 86_400_000, MONEY)
+
+    assert answer_to(month, dialect).status == status
+    assert answer_to(refusal_of(EXHAUSTED, 86_400_000, TOKENS), dialect).status == status
+
+
+@pytest.mark.parametrize("dialect", ["bedrock", "cohere"])
+def test_a_short_wait_is_still_a_429_in_every_format(dialect: str) -> None:
+    """There a retry is what is wanted, also of a limit in money."""
+    assert answer_to(refusal_of(EXHAUSTED, 5_000, REQUESTS), dialect).status == 429
+    assert answer_to(refusal_of(EXHAUSTED, 5_000, MONEY), dialect).status == 429
+    assert answer_to(refusal_of(BUSY, 1_000, SLOTS), dialect).status == 429
+
+
+@pytest.mark.parametrize("dialect", ["bedrock", "cohere"])
+def test_a_configured_status_stands_in_every_format(dialect: str) -> None:
+    """What is not 429 is tried again by nobody."""
+    spent = refusal_of(EXHAUSTED, 86_400_000, MONEY)
+
+    assert answer_to(spent, dialect, budget_status=403).status == 403

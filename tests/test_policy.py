@@ -50,6 +50,20 @@ def test_who_names_no_model_gets_the_whole_ladder() -> None:
     assert models(policy_of({"offers": LADDER}), call_of(model=None)) == ["big", "small"]
 
 
+def test_a_task_has_a_ladder_of_its_own() -> None:
+    """It counts before the offers and before what the caller asks for."""
+    policy = policy_of({"offers": LADDER, "tasks": {"summary": [{"model": "claude-x"}]}})
+
+    assert models(policy, call_of(model="big", task="summary")) == ["claude-x"]
+    assert models(policy, call_of(model="big")) == ["big", "small"]
+
+
+def test_an_offer_of_a_task_needs_a_price_like_any_other() -> None:
+    """A budget in money could not count it; the program must not start."""
+    with pytest.raises(ConfigurationError, match="'unheard-of' has no known price"):
+        policy_of({"budget": "$1/day", "tasks": {"summary": [{"model": "unheard-of"}]}})
+
+
 def test_who_names_a_model_of_the_ladder_starts_there() -> None:
     """Nobody gets a model above the one asked for."""
     policy = policy_of({"offers": LADDER})

@@ -87,9 +87,54 @@ def test_the_application_of_the_readme_works(provider: FakeProvider, issuer: Iss
 @pytest.mark.usefixtures("configured")
 def test_the_worker_of_the_readme_works(provider: FakeProvider) -> None:
     """It makes one call, within the bound of its tier."""
-    run(blocks(README, "python")[1])
+    run(blocks(README, "python")[-1])
 
     assert [call.max_tokens for call in provider.calls] == [500]
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_flask_application_of_the_readme_works(provider: FakeProvider, issuer: Issuer) -> None:
+    """Its view calls within its bound for who has a credential, and for nobody else."""
+    names = run(blocks(README, "python")[1])
+    headers = {"authorization": f"Bearer {issuer.token('alice')}"}
+
+    with names["client"], names["app"].test_client() as client:
+        known = client.post("/search", data="Who?", headers=headers)
+        unknown = client.post("/search", data="Who?")
+
+    assert (known.status_code, unknown.status_code) == (200, 401)
+    assert known.text.startswith("the quick brown fox")
+    assert [call.max_tokens for call in provider.calls] == [300]
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_django_settings_of_the_readme_work() -> None:
+    """A site that has them, and the middleware they need above, passes every check."""
+    code = blocks(README, "python")[2].replace("[...,", "[*BELOW,")
+    site = (
+        "from django.conf import settings\nimport django\nfrom django.core import checks\n"
+        "apps = ['django.contrib.auth', 'django.contrib.contenttypes', 'django.contrib.sessions']\n"
+        "layers = ['sessions.middleware.Session', 'auth.middleware.Authentication']\n"
+        "names = {'BELOW': apps}\n"
+        f"lines = {code!r}.splitlines()\n"
+        "exec(lines[0], names)\n"
+        "names['BELOW'] = [f'django.contrib.{layer}Middleware' for layer in layers]\n"
+        "exec('\\n'.join(lines[1:]), names)\n"
+        "chosen = {name: names[name] for name in ('INSTALLED_APPS', 'MIDDLEWARE', 'LLM_BUDGET')}\n"
+        "settings.configure(SECRET_KEY='k' * 50, ROOT_URLCONF='__main__', **chosen)\n"
+        "urlpatterns = []\ndjango.setup()\n"
+        "assert not checks.run_checks(), checks.run_checks()\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", site],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'adapters'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_two_commands_lead_to_a_refused_request() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Mapping
+import tracemalloc
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -141,10 +145,11 @@ def test_the_usage_of_a_cut_stream_is_kept_and_its_output_counted() -> None:
     assert outcome == Outcome(Ending.CUT, Usage(9, None), 3)
 
 
-def test_a_stream_nobody_can_read_is_unknown() -> None:
-    """Compressed by the application: neither usage nor text, and so nothing to count."""
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, br", "\xff"])
+def test_a_stream_nobody_can_read_is_unknown(coding: str) -> None:
+    """Compressed in a way that cannot be undone, or not at all: there is nothing to count."""
     tap = tap_of()
-    outcome = passed(tap, [b"\x1f\x8b..."], {**SSE, "content-encoding": "gzip"})
+    outcome = passed(tap, [b"\x1f\x8b...", TEXT], {**SSE, "content-encoding": coding})
 
     assert outcome == Outcome(Ending.CUT)
 
@@ -169,3 +174,204 @@ def test_usage_that_was_asked_for_passes_unchanged() -> None:
 
     assert b"".join(tap.feed(bytes([byte])) for byte in stream) + tap.end() == stream
     assert not tap.rewrites
+
+
+# --- streams by another type than their own
+
+
+GEMINI_TEXT = b'{"candidates":[{"content":{"parts":[{"text":"hello"}]}}]}'
+GEMINI_END = (
+    b'{"candidates":[{"finishReason":"STOP"}],'
+    b'"usageMetadata":{"promptTokenCount":12,"candidatesTokenCount":30}}'
+)
+GEMINI_USAGE = Usage(12, 30)
+
+
+def gemini_tap(method: str = "streamGenerateContent") -> Tap:
+    dialect = dialect_for("gemini")
+    head = RequestHead("POST", f"/v1beta/models/g:{method}")
+    return Tap(dialect, dialect.read_request(head, b'{"contents":[{"parts":[{"text":"hi"}]}]}'))
+
+
+def test_an_array_that_was_cut_is_counted() -> None:
+    """Its type is that of a whole answer: that it was asked for as a stream decides."""
+    cut = [b"[", GEMINI_TEXT, b"\n,\n", GEMINI_TEXT[:30]]
+
+    assert passed(gemini_tap(), cut, JSON, ends=False) == Outcome(Ending.CUT, None, 5)
+    assert passed(gemini_tap(), cut, JSON) == Outcome(Ending.CUT, None, 5)
+
+
+def test_a_whole_array_is_exact() -> None:
+    """The last of its elements has the usage."""
+    whole = [b"[" + GEMINI_TEXT + b"\n,\n" + GEMINI_END, b"\n]\n"]
+
+    assert passed(gemini_tap(), whole, JSON) == Outcome(Ending.COMPLETE, GEMINI_USAGE)
+
+
+def test_one_object_in_place_of_an_array_is_whole() -> None:
+    """A server may answer a stream in one piece."""
+    assert passed(gemini_tap(), [GEMINI_END], JSON) == Outcome(Ending.COMPLETE, GEMINI_USAGE)
+
+
+def test_a_json_error_with_a_good_status_generated_nothing() -> None:
+    """In place of a stream; in place of a whole answer nobody knows."""
+    error = b'[{"error":{"code":400,"message":"no"}}]'
+
+    assert passed(gemini_tap(), [error], JSON) == Outcome(Ending.CUT, None, 0)
+    assert passed(gemini_tap("generateContent"), [error], JSON) == Outcome(Ending.COMPLETE)
+    assert passed(tap_of(), [b'{"error":{"message":"no"}}'], JSON) == Outcome(Ending.COMPLETE)
+
+
+def test_a_whole_answer_to_a_stream_is_read_whole() -> None:
+    """Where the format has no streams in JSON."""
+    assert passed(tap_of(), [ANSWER], JSON) == Outcome(Ending.COMPLETE, Usage(12, 30, model="big"))
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/octet-stream"])
+def test_a_stream_whose_type_was_forgotten_is_read(kind: str) -> None:
+    """It was asked for, and what comes is no JSON."""
+    headers = {"content-type": kind} if kind else {}
+
+    assert passed(tap_of(), [TEXT], headers) == Outcome(Ending.CUT, None, 5)
+    assert passed(tap_of(), [USAGE, DONE], headers).usage == Usage(12, 30)
+
+
+def test_no_answer_to_a_stream_is_unknown() -> None:
+    """A handler that answers with a status alone may have asked a provider."""
+    for headers in ({}, JSON):
+        assert passed(tap_of(), [], headers, status=204) == Outcome(Ending.COMPLETE)
+        assert passed(gemini_tap(), [], headers, ends=False) == Outcome(Ending.CUT)
+
+
+def test_an_answer_in_another_format_is_unknown() -> None:
+    """Not "no text": what was reserved stays charged."""
+    claude = b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"hey"}}\n\n'
+
+    assert passed(tap_of(), [claude], SSE) == Outcome(Ending.CUT)
+    assert passed(tap_of(), [ANSWER], SSE) == Outcome(Ending.CUT)
+
+
+# --- compressed answers
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Compress without zlib's frame, as many servers understand `deflate`."""
+    squeeze = zlib.compressobj(wbits=-15)
+    return squeeze.compress(data) + squeeze.flush()
+
+
+CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": ("gzip", gzip.compress),
+    "x-gzip": (" X-GZip ", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
+    "raw deflate": ("deflate", raw_deflate),
+    "stored": ("gzip", lambda data: gzip.compress(data, 0)),
+    "members": ("gzip", lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])),
+}
+every_coding = pytest.mark.parametrize(("coding", "compress"), CODINGS.values(), ids=CODINGS)
+
+
+def pieces(data: bytes) -> list[list[bytes]]:
+    """Cut data in one piece, in two anywhere, and in single bytes."""
+    halves = [[data[:at], data[at:]] for at in range(1, len(data))]
+    return [[data], *halves, [data[at : at + 1] for at in range(len(data))]]
+
+
+@every_coding
+def test_the_usage_of_a_compressed_answer_is_read(
+    coding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    """However it is cut, and what passes is what came."""
+    for chunks in pieces(compress(ANSWER)):
+        tap = tap_of()
+        tap.start(200, {**JSON, "content-encoding": coding})
+        assert [tap.feed(chunk) for chunk in chunks] == chunks
+        assert tap.end() == b""
+        assert tap.outcome(len) == Outcome(Ending.COMPLETE, Usage(12, 30, model="big"))
+
+
+@every_coding
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_compressed_stream_is_read_and_never_changed(
+    coding: str, compress: Callable[[bytes], bytes], asks: bool
+) -> None:
+    """Not even where only we asked for its usage: that could not be taken out."""
+    for chunks in pieces(compress(TEXT + USAGE + DONE)):
+        tap = tap_of(asks_for_usage=asks)
+        tap.start(200, {**SSE, "content-encoding": coding})
+        assert [tap.feed(chunk) for chunk in chunks] == chunks
+        assert tap.end() == b""
+        assert not tap.rewrites
+        assert tap.outcome(len) == Outcome(Ending.COMPLETE, Usage(12, 30))
+
+
+def test_what_came_of_a_compressed_stream_is_counted() -> None:
+    """Servers flush what they have: it is read in step."""
+    squeeze = zlib.compressobj(wbits=31)
+    chunks = [squeeze.compress(TEXT) + squeeze.flush(zlib.Z_SYNC_FLUSH) for _ in range(3)]
+
+    outcome = passed(tap_of(), chunks, {**SSE, "content-encoding": "gzip"}, ends=False)
+
+    assert outcome == Outcome(Ending.CUT, None, 15)
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 40])
+def test_damaged_compression_is_unknown(at: int) -> None:
+    """Damaged, cut, or with something behind it."""
+    good = gzip.compress(ANSWER)
+    gzipped = {**JSON, "content-encoding": "gzip"}
+    damaged = good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :]
+
+    for body in (damaged, good[:-1], good + b"junk", b""):
+        usage = passed(tap_of(), [body], gzipped).usage
+        assert usage is None or (body is damaged and at == 5)  # a time stamp nobody reads
+
+
+def test_a_stream_that_is_damaged_on_the_way_is_unknown() -> None:
+    """Text may be missing; but after its end nothing can be."""
+    squeeze = zlib.compressobj(wbits=31)
+    text = squeeze.compress(TEXT) + squeeze.flush(zlib.Z_SYNC_FLUSH)
+    headers = {**SSE, "content-encoding": "gzip"}
+    whole = gzip.compress(TEXT + USAGE + DONE)
+
+    assert passed(tap_of(), [text, b"\xff" * 9], headers) == Outcome(Ending.CUT)
+    assert passed(tap_of(), [whole, b"\xff"], headers).usage == Usage(12, 30)
+
+
+def bomb(size: int, filling: bytes) -> bytes:
+    """Return a little that unfolds to so many megabytes."""
+    squeeze = zlib.compressobj(9, wbits=31)
+    blocks = [squeeze.compress(filling * (1_048_576 // len(filling))) for _ in range(size)]
+    return b"".join([*blocks, squeeze.flush()])
+
+
+@pytest.mark.parametrize(("headers", "grows"), [(JSON, 40), (SSE, 12)])
+@pytest.mark.parametrize("filling", [b" ", TEXT.replace(b"hello", b"hello" * 800)])
+def test_a_bomb_is_unknown_and_does_not_grow_memory(
+    headers: dict[str, Any], grows: int, filling: bytes
+) -> None:
+    """Forty megabytes from forty kilobytes; a whole answer is kept up to 16."""
+    chunks = [bomb(40, filling)]
+    tracemalloc.start()
+
+    outcome = passed(tap_of(), chunks, {**headers, "content-encoding": "gzip"})
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (outcome.usage, outcome.counted_output) == (None, None)
+    assert peak < grows * 1_048_576
+
+
+def test_headers_may_report_what_a_body_hides() -> None:
+    """Bedrock counts in headers, too."""
+    dialect = dialect_for("bedrock_invoke")
+    body = b'{"anthropic_version":"x","max_tokens":9,"messages":[{"role":"user","content":"x"}]}'
+    head = RequestHead("POST", "/model/anthropic.claude-x/invoke")
+    tap = Tap(dialect, dialect.read_request(head, body))
+    counts = {
+        "x-amzn-bedrock-input-token-count": "12",
+        "x-amzn-bedrock-output-token-count": "30",
+        "content-encoding": "br",
+    }
+
+    assert passed(tap, [b"\x1b\x00"], {**JSON, **counts}).usage == Usage(12, 30)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_budget_mw.config.load import ENVIRONMENT, json_schema, load
+from llm_budget_mw.config.load import ENVIRONMENT, json_schema, load, load_route
 from llm_budget_mw.config.model import (
     DIALECTS,
     Config,
@@ -12,6 +12,7 @@ from llm_budget_mw.config.model import (
     RefusalsConfig,
     RouteConfig,
     StoreConfig,
+    TasksConfig,
 )
 from llm_budget_mw.config.prices import (
     LongContextConfig,
@@ -44,10 +45,12 @@ __all__ = [
     "RefusalsConfig",
     "RouteConfig",
     "StoreConfig",
+    "TasksConfig",
     "TierConfig",
     "TierOutageConfig",
     "TokensConfig",
     "json_schema",
     "load",
+    "load_route",
     "tier_limits",
 ]

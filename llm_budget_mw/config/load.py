@@ -13,7 +13,7 @@ from typing import Any, TypeGuard, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from llm_budget_mw.config.model import Config
+from llm_budget_mw.config.model import Config, RouteConfig
 from llm_budget_mw.errors import ConfigurationError
 
 ENVIRONMENT = {
@@ -41,8 +41,8 @@ def load(source: Path | str | Mapping[str, Any] | None = None, **overrides: Any)
     """Return the configuration from a TOML file or a mapping, or from `overrides` alone.
 
     The variables in `ENVIRONMENT` are stronger than `source`, the keyword arguments are
-    stronger than both; tables are merged, other values replaced. Raises `ConfigurationError`
-    with one line for each problem.
+    stronger than both; tables are merged, also into a list of one table, other values
+    replaced. Raises `ConfigurationError` with one line for each problem.
     """
     origin = "the configuration" if source is None or isinstance(source, Mapping) else str(source)
     data = _merged(_read(source), overrides)
@@ -54,6 +54,16 @@ def load(source: Path | str | Mapping[str, Any] | None = None, **overrides: Any)
     except ValidationError as error:
         problems = _problems(error, data)
     raise ConfigurationError("\n".join([f"{origin} is not valid:", *problems]))
+
+
+def load_route(path: str, options: Mapping[str, Any]) -> RouteConfig:
+    """Return a route whose options stand in code; raises `ConfigurationError` like `load`."""
+    data: dict[str, Any] = {"routes": [{"path": path, **options}], "tiers": {"default": {}}}
+    try:
+        return Config.model_validate(data).routes[0]
+    except ValidationError as error:
+        problems = _problems(error, data)
+    raise ConfigurationError("\n".join([f"the guard of {path} is not valid:", *problems]))
 
 
 def json_schema() -> dict[str, Any]:
@@ -78,7 +88,7 @@ def _read(source: Path | str | Mapping[str, Any] | None) -> Mapping[str, Any]:
 def _merged(base: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in stronger.items():
-        below = merged.get(name)
+        below = _only(merged.get(name))
         if _is_table(below) and _is_table(value):
             merged[name] = _merged(below, value)
         else:

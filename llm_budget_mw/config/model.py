@@ -58,6 +58,8 @@ DIALECTS = (
     "ollama",
     "custom",
 )
+_FITTED = ("openai_chat", "openai_compatible", "anthropic_messages")
+"""Dialects whose conversation is a list of `messages`."""
 # RFC 7518 section 3.2: a key has at least the size of the hash.
 _HMAC_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _MIN_SECRET = 16
@@ -197,8 +199,11 @@ class RouteConfig(Section):
     methods: Filled[Annotated[str, StringConstraints(pattern="^[A-Za-z]+$", to_upper=True)]] = (
         "POST",
     )
-    dialect: str
-    """The wire format: `openai_chat`, `anthropic_messages`, or `custom` for a body of one's own."""
+    dialect: str | None = None
+    """The wire format: `openai_chat`, `anthropic_messages`, or `custom` for a body of one's own.
+    None, below a prefix: what the path of each request tells."""
+    unknown_route: Literal["refuse", "custom", "pass"] = "refuse"
+    """Of a route without a dialect: what becomes of requests whose path tells none."""
     feature: Name | None = None
     """What the route is for, in events."""
     model: Name | None = None
@@ -207,21 +212,62 @@ class RouteConfig(Section):
     """Of a custom route: an upper bound on the input of its call."""
     max_tokens: Count | None = None
     """Of a custom route: most output of its call; None: what the tier says."""
+    fit_messages: Flag = False
+    """Whether a call whose input is too long for a limit loses its oldest messages instead."""
+    cache_prompt: Flag = False
+    """Whether to have Anthropic cache system prompts and tools that are long enough."""
 
     @field_validator("dialect")
     @classmethod
-    def _is_known(cls, value: str) -> str:
-        if value not in DIALECTS:
+    def _is_known(cls, value: str | None) -> str | None:
+        if value is not None and value not in DIALECTS:
             raise ValueError(f"should be {_words(DIALECTS)}")
         return value
 
     @model_validator(mode="after")
+    def _dialect_can_be_told(self) -> Self:
+        if self.dialect is None and not self.path.endswith("*"):
+            raise ValueError(
+                f"`dialect` is required with the exact path {self.path!r}: name it, or write "
+                "a prefix ending in `*` to have it told from the path of each request"
+            )
+        if self.dialect is not None and self.unknown_route != "refuse":
+            raise ValueError(
+                f"`unknown_route = {self.unknown_route!r}` can be set without `dialect` only; "
+                f"with {self.dialect!r} no path is unknown: leave out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_what_it_can(self) -> Self:
+        if self.fit_messages and self.dialect not in _FITTED:
+            raise ValueError(
+                f"fit_messages can be set with the dialects {_words(_FITTED)} only, "
+                f"not {self.dialect!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _estimates_where_needed(self) -> Self:
         given = [name for name in ("model", "input_tokens", "max_tokens") if getattr(self, name)]
-        if given and self.dialect != "custom":
+        if given and self.dialect is None and self.unknown_route != "custom":
+            raise ValueError(
+                f"{_words(given)} can be set with dialect 'custom' or `unknown_route = 'custom'` "
+                "only; the dialects told from paths read it from the request"
+            )
+        if given and self.dialect not in ("custom", None):
             raise ValueError(
                 f"{_words(given)} can be set with dialect 'custom' only; "
                 f"{self.dialect!r} reads it from the request"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _caches_where_possible(self) -> Self:
+        if self.cache_prompt and self.dialect not in ("anthropic_messages", None):
+            raise ValueError(
+                "`cache_prompt = true` can be set with dialect 'anthropic_messages' only; "
+                f"with {self.dialect!r} leave it out"
             )
         return self
 
@@ -292,6 +338,15 @@ def _has_default(tiers: dict[str, TierConfig]) -> dict[str, TierConfig]:
     return tiers
 
 
+class TasksConfig(Section):
+    """Where a call says what it is for, which chooses among the `tasks` of its tier."""
+
+    claim: Name | None = None
+    """A claim of the credential; it counts before the header."""
+    header: Annotated[str, StringConstraints(pattern=_HEADER, to_lower=True)] | None = None
+    """A header of the request, such as `x-task`: the client's own word."""
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -303,6 +358,7 @@ class Config(Section):
     ] = ()
     """Accepted issuers; empty: the application passes an authenticator of its own."""
     routes: tuple[RouteConfig, ...] = ()
+    tasks: TasksConfig = Field(default_factory=TasksConfig)
     prices: PricesConfig = Field(default_factory=PricesConfig)
     tokens: TokensConfig = Field(default_factory=TokensConfig)
     refusals: RefusalsConfig = Field(default_factory=RefusalsConfig)

@@ -18,6 +18,7 @@ from llm_budget_mw.config.notation import (
 )
 from llm_budget_mw.config.section import (
     Count,
+    Filled,
     Name,
     Pattern,
     Section,
@@ -172,6 +173,10 @@ class TierConfig(Section):
     Empty: only the offers, or any model where there are none."""
     offers: tuple[OfferConfig, ...] = ()
     """Models to choose from, best first; empty: the one the caller asks for."""
+    tasks: dict[Name, Filled[OfferConfig]] = Field(
+        default_factory=dict[str, tuple[OfferConfig, ...]]
+    )
+    """What a call is for, to the offers for that, in place of `offers` and of what is asked for."""
     urgent: Annotated[Decimal, Field(ge=1, le=100)] = Decimal(1)
     """Multiplies `max_tokens` for principals whose claims say urgent."""
     surcharges: dict[Name, Size] = Field(default_factory=dict[str, int])
@@ -183,7 +188,7 @@ class TierConfig(Section):
     @model_validator(mode="after")
     def _outputs_agree(self) -> Self:
         bounds = [("", self.min_tokens, self.max_tokens)]
-        for offer in self.offers:
+        for offer in self.all_offers:
             least, most = offer.min_tokens or self.min_tokens, offer.max_tokens or self.max_tokens
             bounds.append((f"offer {offer.model!r}: ", least, most))
         for place, least, most in bounds:
@@ -199,6 +204,11 @@ class TierConfig(Section):
         for name in repeated(names):
             raise ValueError(f"two limits are named {name!r}: give one a `name` of its own")
         return self
+
+    @property
+    def all_offers(self) -> tuple[OfferConfig, ...]:
+        """The offers, and those of every task."""
+        return sum(self.tasks.values(), self.offers)
 
     @property
     def rated_limits(self) -> list[tuple[RatedOption, LimitConfig]]:

@@ -80,7 +80,18 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (shared(key=5), "jwt.key", "should be a valid string"),
     # Routes
     ({"routes": ROUTE}, "routes", "should be a list"),
-    ({"routes": [{"path": "/a"}]}, "routes[0].dialect", "is required"),
+    ({"routes": [{"path": "/a"}]}, "routes[0]", "`dialect` is required with the exact path '/a'"),
+    (
+        {"routes": [{**ROUTE, "unknown_route": "pass"}]},
+        "routes[0]",
+        "`unknown_route = 'pass'` can be set without `dialect` only",
+    ),
+    ({"routes": [{"path": "/*", "unknown_route": "no"}]}, "routes[0].unknown_route", "'refuse'"),
+    (
+        {"routes": [{"path": "/*", "model": "m"}]},
+        "routes[0]",
+        "`model` can be set with dialect 'custom' or `unknown_route = 'custom'` only",
+    ),
     ({"routes": [{**ROUTE, "dialect": "openai"}]}, "routes[0].dialect", "should be `openai_chat`"),
     ({"routes": [{**ROUTE, "path": "a"}]}, "routes[0].path", "should begin with `/`"),
     ({"routes": [{**ROUTE, "path": "/*/a"}]}, "routes[0].path", "should have `*` at its end only"),

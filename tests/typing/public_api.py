@@ -73,7 +73,7 @@ async def handlers() -> None:
     assert_type(budget.remaining, dict[str, int])
     assert_type(budget.usage, Usage | None)
     async with budget.call(model="gpt-4o", messages=[]) as call:
-        assert_type(call, AsyncCall)
+        assert_type(call, Call | AsyncCall)
 
 
 def refusals(error: BudgetExceeded) -> None:
