@@ -1,11 +1,15 @@
-"""LLM budgets in FastAPI: the budget of a request as a dependency, its refusals in the schema.
+"""LLM budgets in FastAPI: guards and budgets as dependencies, refusals in the schema.
 
-    from llm_budget_mw_fastapi import CurrentBudget, budget_responses
+    from llm_budget_mw_fastapi import BudgetMiddleware, CurrentBudget, budget_responses, guard
 
-    @app.post("/summaries", responses=budget_responses())
+    app.add_middleware(BudgetMiddleware, config="llm_budget.toml")
+    summaries = guard(feature="summaries", model="gpt-4o-mini", principal=get_current_principal)
+
+    @app.post("/summaries", dependencies=[Depends(summaries)], responses=budget_responses())
     async def summarise(text: Text, budget: CurrentBudget) -> Summary: ...
 
-The guard itself is `llm_budget_mw.BudgetMiddleware`, added like any other middleware.
+The middleware admits the routes of the configuration and watches every answer; a guard has
+the requests of one endpoint, router or application admitted, with options of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from llm_budget_mw.errors import MissingDependencyError
 
 try:
     from llm_budget_mw_fastapi.dependency import CurrentBudget, get_budget
+    from llm_budget_mw_fastapi.guards import guard
+    from llm_budget_mw_fastapi.middleware import BudgetMiddleware
     from llm_budget_mw_fastapi.responses import BudgetErrorAnswer, BudgetProblem, budget_responses
 except ModuleNotFoundError as error:
     if error.name != "fastapi":
@@ -24,8 +30,10 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "BudgetErrorAnswer",
+    "BudgetMiddleware",
     "BudgetProblem",
     "CurrentBudget",
     "budget_responses",
     "get_budget",
+    "guard",
 ]

@@ -1,0 +1,1 @@
+"""The commands, one a module: Django finds them by the names of their files."""
