@@ -12,7 +12,17 @@ from time import perf_counter
 
 from benchmarks import report
 
-GROUPS = ("environment", "admission", "edge", "stream", "prompt", "memory")
+GROUPS = (
+    "environment",
+    "admission",
+    "edge",
+    "frameworks",
+    "stream",
+    "usage",
+    "prompt",
+    "queue",
+    "memory",
+)
 """Modules with a `run() -> Iterable[Result]`, in the order of the report."""
 
 
