@@ -1,13 +1,14 @@
 # Needs Python 3.11 or later, make and a package index; everything else goes into .venv.
 PYTHON ?= python3
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 PY = .venv/bin/python
 STAMP = .venv/.installed
 # What exists of it: a checkout may lack the examples or the benchmarks.
 TYPED = $(wildcard llm_budget_mw adapters tests examples benchmarks)
 ADAPTERS = $(notdir $(wildcard adapters/llm_budget_mw_*))
 
-.PHONY: venv test lint types contracts wheel check demo bench clean
+.PHONY: venv test fuzz lint types contracts wheel check demo bench clean
 
 venv: $(STAMP)
 
@@ -18,6 +19,10 @@ $(STAMP): pyproject.toml
 
 test: $(STAMP)
 	$(PY) -m pytest --cov $(PYTEST_ARGS)
+
+# 100,000 inputs for each dialect, some ten minutes; FUZZ_ARGS="--dialect gemini --seed 2" for others.
+fuzz: $(STAMP)
+	$(PY) -m tests.fuzz $(FUZZ_ARGS)
 
 check: lint types contracts wheel
 
