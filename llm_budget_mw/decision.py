@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 from llm_budget_mw import _limits, _windows
 from llm_budget_mw.types import (
+    STOPPED,
     Admission,
     Counter,
     Decision,
@@ -25,9 +27,20 @@ BUSY_MS = 1000
 
 def decide(plan: Plan, admission: Admission) -> Decision:
     """Turn the store's answer into a grant, or into a refusal with its reasons."""
-    if admission.offer:
+    if admission.offer > 0:
         return Grant(plan, plan.offers[admission.offer - 1], admission.output, admission)
-    return _refuse(plan, admission)
+    return _stopped(plan, admission) or _refuse(plan, admission)
+
+
+def would_refuse(grant: Grant) -> tuple[str, ...]:
+    """Return the names of limits that only count, and would have refused this call."""
+    if grant.admission is None or not any(entry.limits.shadowed for entry in grant.plan.subjects):
+        return ()
+    return tuple(
+        status.limit.name
+        for status in standing(grant.plan, grant.admission)
+        if status.limit.shadow and status.used > status.limit.amount
+    )
 
 
 def statuses(decision: Decision) -> tuple[LimitStatus, ...]:
@@ -40,7 +53,7 @@ def standing(plan: Plan, admission: Admission) -> tuple[LimitStatus, ...]:
     """Return every limit of a plan as the store's answer has it."""
     return tuple(
         _status(entry, limit, counter, admission.now_ms)
-        for entry, limit, counter in _counters(plan, admission)
+        for _, entry, limit, counter in _counters(plan, admission)
     )
 
 
@@ -58,7 +71,9 @@ def input_room(decided: Decision) -> int | None:
     if isinstance(decided, Grant) or decided.admission is None or decided.binding is None:
         return None
     offer, room = decided.plan.offers[-1], decided.plan.offers[-1].fixed_tokens
-    for entry, limit, counter in _counters(decided.plan, decided.admission):
+    for place, entry, limit, counter in _counters(decided.plan, decided.admission):
+        if _limits.spared(offer, place):
+            continue
         fixed, each = _limits.charge(limit, offer)
         status = _status(entry, limit, counter, decided.admission.now_ms)
         left = _limits.usable(limit, offer) - status.used - each * offer.min_output
@@ -80,11 +95,25 @@ class _Hurdle(NamedTuple):
     """Milliseconds until it does no longer; None if never."""
 
 
-def _counters(plan: Plan, admission: Admission) -> list[tuple[SubjectLimits, Limit, Counter]]:
+class _Line(NamedTuple):
+    """One limit of a plan as the store's answer has it."""
+
+    place: int
+    """Number of its subject in the plan."""
+    entry: SubjectLimits
+    limit: Limit
+    """With what it has beside its amount."""
+    counter: Counter
+
+
+def _counters(plan: Plan, admission: Admission) -> list[_Line]:
     numbers = iter(list(map(int, admission.counters)))
     counters = map(Counter._make, zip(*[numbers] * 5, strict=True))
+    extra = map(int, admission.extra or itertools.repeat(0))
     return [
-        (entry, limit, next(counters)) for entry in plan.subjects for limit in entry.limits.limits
+        _Line(place, entry, _limits.raised(limit, next(extra)), next(counters))
+        for place, entry in enumerate(plan.subjects)
+        for limit in entry.limits.limits
     ]
 
 
@@ -96,8 +125,11 @@ def _status(entry: SubjectLimits, limit: Limit, counter: Counter, now_ms: int) -
 
 
 def _refuse(plan: Plan, admission: Admission) -> Refusal:
-    counters = _counters(plan, admission)
-    best = min((_hurdles(offer, counters, admission.now_ms) for offer in plan.offers), key=_worst)
+    lines = _counters(plan, admission)
+    offers = [
+        offer for number, offer in enumerate(plan.offers) if not admission.stopped >> number & 1
+    ]
+    best = min((_hurdles(offer, lines, admission.now_ms) for offer in offers), key=_worst)
     if not best:
         message = "The reservation ended before the answer to it arrived; try again."
         return Refusal(plan, RefusalReason.STORE_DOWN, None, (), BUSY_MS, None, message)
@@ -113,12 +145,26 @@ def _refuse(plan: Plan, admission: Admission) -> Refusal:
     )
 
 
-def _hurdles(
-    offer: Offer, counters: list[tuple[SubjectLimits, Limit, Counter]], now_ms: int
-) -> list[_Hurdle]:
+def _stopped(plan: Plan, admission: Admission) -> Refusal | None:
+    """Refuse because an operator stopped the call, or every model it could be made to."""
+    if admission.offer == STOPPED:
+        what = plan.switches[admission.output - 1]
+    elif admission.stopped == 2 ** len(plan.offers) - 1:
+        what = plan.switches[0]
+    else:
+        return None
+    # A principal's own name says nothing to it, and is nobody else's business.
+    kind = "everything" if what == "*" else what.rpartition(":")[2].partition("/")[0]
+    message = f"Such calls are stopped by the operator ({kind})."
+    return Refusal(plan, RefusalReason.STOPPED, None, (), None, admission, message)
+
+
+def _hurdles(offer: Offer, lines: list[_Line], now_ms: int) -> list[_Hurdle]:
     """Return the limits that refuse the least this offer would take."""
     found: list[_Hurdle] = []
-    for entry, limit, counter in counters:
+    for place, entry, limit, counter in lines:
+        if _limits.spared(offer, place):
+            continue
         fixed, each = _limits.charge(limit, offer)
         need = fixed + each * offer.min_output
         usable = _limits.usable(limit, offer)

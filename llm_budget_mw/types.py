@@ -68,6 +68,10 @@ class Limit:
     on_outage: OnOutage = "open"
     local_share: float = 0.0
     """With `on_outage="local"`: the part of `amount` one process may admit by itself."""
+    carry: int = 0
+    """Most of what the window before left unused that is added to this one."""
+    shadow: bool = False
+    """Whether it only counts, and tells what it would have refused."""
 
 
 class Subject(NamedTuple):
@@ -97,6 +101,10 @@ class Offer(NamedTuple):
     """Samplings (`n`, prompts): tokens charged for each granted output token."""
     fixed_nano: int
     per_output_nano: int
+    spares: int = 0
+    """Subjects of the plan it is not charged to, a bit each: those of other models."""
+    bound: int = 0
+    """Output bound of a call that may hold more later, where that is above `max_output`."""
 
 
 class LimitSet:
@@ -106,11 +114,12 @@ class LimitSet:
     there what it would otherwise derive from the limits on every request.
     """
 
-    __slots__ = ("limits", "memo", "names")
+    __slots__ = ("limits", "memo", "names", "shadowed")
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self.limits = limits
         self.names = tuple(limit.name for limit in limits)
+        self.shadowed = any(limit.shadow for limit in limits)
         self.memo: object = None
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"two limits with one name: {', '.join(self.names)}")
@@ -135,6 +144,8 @@ class Plan(NamedTuple):
     """How long the reservation lives if nobody settles or renews it."""
     charge_on_expiry: bool = True
     """Whether an expired reservation is charged (True) or given back."""
+    switches: tuple[str, ...] = ()
+    """Names that may be stopped: that of each offer's model, then those of the whole call."""
 
 
 class Counter(NamedTuple):
@@ -151,16 +162,25 @@ class Counter(NamedTuple):
     """Committed and held of the window before, for sliding windows and late settlement."""
 
 
+STOPPED = -2
+"""In place of an offer: an operator has stopped such calls."""
+
+
 class Admission(NamedTuple):
     """What the store answers to a plan: the bare decision and the state behind it."""
 
     now_ms: int
     """The store's clock."""
     offer: int
-    """Number of the granted offer, from 1; 0 if none fits."""
+    """Number of the granted offer, from 1; 0 if none fits, `STOPPED` if it may not be made."""
     output: int
+    """Output granted; of a stopped call the number, from 1, of the switch that stops it."""
     counters: tuple[float, ...]
     """The five numbers of `Counter` for each limit of each subject, after the decision."""
+    stopped: int = 0
+    """Offers whose model is stopped, a bit each."""
+    extra: tuple[float, ...] = ()
+    """What each limit has now beside its amount; empty if nothing anywhere."""
 
 
 class Charges(NamedTuple):
@@ -169,6 +189,9 @@ class Charges(NamedTuple):
     requests: int
     tokens: int
     cost_nano: int
+
+
+NOTHING = Charges(0, 0, 0)
 
 
 class LimitStatus(NamedTuple):
@@ -200,6 +223,13 @@ class Grant(NamedTuple):
         return True
 
     @property
+    def max_tokens(self) -> int:
+        """Output bound to write into the request."""
+        # A hold that is short from the beginning is all there is: nothing may go beyond it.
+        short = self.output < self.offer.max_output
+        return self.output if short else max(self.offer.bound, self.output)
+
+    @property
     def charges(self) -> Charges:
         """What the grant holds."""
         offer, output = self.offer, self.output
@@ -219,6 +249,8 @@ class RefusalReason(enum.StrEnum):
     """Used up until the window changes."""
     NEVER = "never"
     """Larger than the whole limit: waiting cannot help."""
+    STOPPED = "stopped"
+    """An operator has stopped such calls."""
     STORE_DOWN = "store_down"
     """The store did not answer, and the limit is `closed`."""
 
@@ -229,7 +261,7 @@ class Refusal(NamedTuple):
     plan: Plan
     reason: RefusalReason
     binding: LimitStatus | None
-    """The limit that refused for longest; None with `STORE_DOWN`."""
+    """The limit that refused for longest; None with `STORE_DOWN` and `STOPPED`."""
     refusing: tuple[LimitStatus, ...]
     """All limits that would have refused the cheapest offer."""
     retry_after_ms: int | None
@@ -292,6 +324,8 @@ class ModelCall:
     """True if messages were left out so that it fits."""
     min_output: int = 1
     """The least bound its provider accepts."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the request itself says of subjects it counts for, such as a session."""
     body: dict[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
     """The parsed body; the dialect writes the grant into a copy of it."""
 
@@ -345,3 +379,5 @@ class Settlement(NamedTuple):
     """True if more was used than the reservation held."""
     cache_saved_nano: int = 0
     """What caching took off the cost; below 0 where writing cost more than it saved."""
+    grown: int = 0
+    """How often the reservation grew while the answer was streamed."""

@@ -10,17 +10,28 @@ import functools
 import hashlib
 from importlib import resources
 from struct import Struct
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from llm_budget_mw import _limits, _windows
-from llm_budget_mw.types import Admission, Charges, Grant, LimitSet, Plan, Resource
+from llm_budget_mw.types import (
+    NOTHING,
+    Admission,
+    Charges,
+    Grant,
+    LimitSet,
+    Plan,
+    Resource,
+    Subject,
+)
 
 _SUBJECT = Struct("<dd")
-_LIMIT = Struct("<5d")
-_ADMIT = Struct("<ddd")
-_OFFER = Struct("<7d")
+_LIMIT = Struct("<6d")
+_ADMIT = Struct("<4d")
+_OFFER = Struct("<8d")
+_ADMITTED = Struct("<5d")
 _SETTLE = Struct("<dd")
 _POSTING = Struct("<dd")
+_GIVEN = Struct("<d")
 _RESOURCES: dict[Resource, int] = {"requests": 1, "concurrency": 2, "tokens": 3, "cost": 4}
 _KINDS = {"none": 0, "fixed": 1, "sliding": 2, "calendar": 3}
 _STALE = -1
@@ -42,6 +53,24 @@ class Command(NamedTuple):
     args: tuple[str | bytes, ...]
 
 
+class Amended(NamedTuple):
+    """What operators added to an account, after a change."""
+
+    changed: int
+    """1 changed, 0 nothing to change, -1 there is no room for more."""
+    lines: tuple[str, ...]
+    """`kind limit amount until id`, each in force."""
+
+
+class Switches(NamedTuple):
+    """What is stopped, after a change."""
+
+    changed: int
+    """As in `Amended`."""
+    stopped: dict[str, str]
+    """Names to `until reason`."""
+
+
 class _Packed(NamedTuple):
     """A limit set as the scripts read it, and the time for which that holds."""
 
@@ -58,6 +87,7 @@ def _script(name: str) -> Script:
 
 
 _ADMISSION, _SETTLEMENT, _RENEWAL = map(_script, ("admit", "settle", "renew"))
+_AMENDMENT, _SWITCH = map(_script, ("amend", "switch"))
 
 
 def admit(plan: Plan, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
@@ -66,16 +96,13 @@ def admit(plan: Plan, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
     `given_ms` replaces the server's clock under the prefix of the tests.
     """
     spec = b"".join([_spec(entry.limits, now_ms) for entry in plan.subjects])
-    offers = b"".join([_OFFER.pack(*offer[1:]) for offer in plan.offers])
+    offers = b"".join([_OFFER.pack(*offer[1:8], offer.spares) for offer in plan.offers])
+    head = _ADMIT.pack(given_ms, plan.lease_ms, plan.charge_on_expiry, len(plan.subjects))
+    keys = _keys(plan, prefix)
+    if plan.switches:
+        keys = (*keys, switchboard(prefix))
     return Command(
-        _ADMISSION,
-        _keys(plan, prefix),
-        (
-            f"#{plan.id}",
-            spec,
-            _ADMIT.pack(given_ms, plan.lease_ms, plan.charge_on_expiry) + offers,
-            *_names(plan),
-        ),
+        _ADMISSION, keys, (f"#{plan.id}", spec, head + offers, *_names(plan), *plan.switches)
     )
 
 
@@ -85,10 +112,14 @@ def read_admit(reply: bytes) -> Admission | int:
     An integer is the server's clock, which lay outside a calendar window of the command:
     build it again for that time.
     """
-    now, offer, output, *counters = _reply(len(reply) // 8).unpack(reply)
+    now, offer, output, stopped, count = _ADMITTED.unpack_from(reply)
     if offer == _STALE:
         return int(now)
-    return Admission(int(now), int(offer), int(output), tuple(counters))
+    numbers = _reply(len(reply) // 8 - 5).unpack_from(reply, _ADMITTED.size)
+    split = 5 * int(count)
+    return Admission(
+        int(now), int(offer), int(output), numbers[:split], int(stopped), numbers[split:]
+    )
 
 
 def settle(grant: Grant, charges: Charges, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
@@ -97,11 +128,11 @@ def settle(grant: Grant, charges: Charges, prefix: str, now_ms: int, given_ms: i
     admitted_at = grant.admission.now_ms if grant.admission else 0
     starts = iter(window_starts(grant, now_ms))
     parts = [_SETTLE.pack(admitted_at, given_ms)]
-    for entry in plan.subjects:
+    for number, entry in enumerate(plan.subjects):
         parts.append(_SUBJECT.pack(len(entry.limits.limits), _limits.lifetime_ms(entry.limits)))
+        due = NOTHING if _limits.spared(grant.offer, number) else charges
         parts += [
-            _POSTING.pack(next(starts), _limits.posted(limit, charges))
-            for limit in entry.limits.limits
+            _POSTING.pack(next(starts), _limits.posted(limit, due)) for limit in entry.limits.limits
         ]
     return Command(
         _SETTLEMENT, _keys(plan, prefix), (f"#{plan.id}", b"".join(parts), *_names(plan))
@@ -127,6 +158,40 @@ def window_starts(grant: Grant, now_ms: int) -> list[int]:
     ]
 
 
+def amend(key: str, verb: str, what: str, given_ms: int = 0) -> Command:
+    """Build a change of what operators added to an account; see `lua/amend.lua`."""
+    return Command(_AMENDMENT, (key,), (_GIVEN.pack(given_ms), verb, what))
+
+
+def read_amend(reply: object) -> Amended:
+    """Read the reply to `amend`."""
+    changed, lines = cast("tuple[int, bytes]", reply)
+    return Amended(changed, tuple(lines.decode().splitlines()))
+
+
+def switch(prefix: str, verb: str, name: str = "", value: str = "", given_ms: int = 0) -> Command:
+    """Build a change of the switchboard; see `lua/switch.lua`."""
+    args = (_GIVEN.pack(given_ms), verb, name, value)
+    return Command(_SWITCH, (switchboard(prefix),), args)
+
+
+def read_switch(reply: object) -> Switches:
+    """Read the reply to `switch`."""
+    changed, *texts = cast("list[Any]", reply)
+    words = [text.decode() for text in texts]
+    return Switches(changed, dict(zip(words[::2], words[1::2], strict=True)))
+
+
+def account_key(prefix: str, subject: Subject) -> str:
+    """Return the key of a subject's account."""
+    return f"{prefix}:1:{{{subject.partition}}}:{subject.name}"
+
+
+def switchboard(prefix: str) -> str:
+    """Return the key that says what operators have stopped."""
+    return f"{prefix}:1:{{switches}}:switches"
+
+
 def wire(*parts: str | bytes) -> bytes:
     """Return a command as it goes over the wire: RESP, an array of bulk strings."""
     raw = [part.encode() if isinstance(part, str) else part for part in parts]
@@ -140,9 +205,7 @@ def _reply(doubles: int) -> Struct:
 
 
 def _keys(plan: Plan, prefix: str) -> tuple[str, ...]:
-    return tuple(
-        [f"{prefix}:1:{{{subject.partition}}}:{subject.name}" for subject, _ in plan.subjects]
-    )
+    return tuple([account_key(prefix, subject) for subject, _ in plan.subjects])
 
 
 def _names(plan: Plan) -> tuple[str, ...]:
@@ -165,7 +228,6 @@ def _pack(limits: LimitSet, now_ms: int) -> _Packed:
         if window.kind == "calendar":
             bounds = _windows.span(window, now_ms)
             begin, end = max(begin, bounds[0]), min(end, bounds[1])
-        parts.append(
-            _LIMIT.pack(_RESOURCES[limit.resource], _KINDS[window.kind], limit.amount, *bounds)
-        )
+        resource = -_RESOURCES[limit.resource] if limit.shadow else _RESOURCES[limit.resource]
+        parts.append(_LIMIT.pack(resource, _KINDS[window.kind], limit.amount, *bounds, limit.carry))
     return _Packed(b"".join(parts), begin, end)

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llm_budget_mw import _limits, _windows
+from llm_budget_mw.stores._additions import MOST, Addition, add_up, in_force
 from llm_budget_mw.types import Charges, Counter, Plan, SubjectLimits
+
+_YEAR_MS = 366 * 86_400_000
 
 KEEP_MS = 86_400_000
 """How long a late settlement still finds what expiry charged."""
@@ -44,6 +48,8 @@ class Account:
     """No reservation expires before; too early a value costs a look, nothing else."""
     counters: dict[str, Counter] = field(default_factory=dict[str, Counter])
     holds: dict[str, Hold] = field(default_factory=dict[str, Hold])
+    additions: list[Addition] = field(default_factory=list[Addition])
+    """What operators added to its limits."""
 
 
 def roll(counter: Counter | None, start_ms: int) -> Counter:
@@ -55,22 +61,57 @@ def roll(counter: Counter | None, start_ms: int) -> Counter:
     return Counter(start_ms, 0, 0, counter.start_ms, counter.committed + counter.held)
 
 
-def choose(plan: Plan, rows: list[list[Counter]], now_ms: int) -> tuple[int, int]:
+class Row(NamedTuple):
+    """The limits of one subject as an admission finds them."""
+
+    counters: list[Counter]
+    """Rolled to the present windows."""
+    extra: list[int]
+    """What each limit has beside its amount."""
+    additions: list[Addition]
+    """What remains of the subject's additions."""
+
+
+def row(account: Account | None, entry: SubjectLimits, now_ms: int) -> Row:
+    """Return the state of one subject at an admission."""
+    limits = entry.limits.limits
+    if account is None:
+        counters = [roll(None, _limits.window_start(limit, now_ms)) for limit in limits]
+        return Row(counters, [0] * len(limits), [])
+    before = [account.counters.get(limit.name) for limit in limits]
+    counters = [
+        roll(counter, _limits.window_start(limit, now_ms))
+        for counter, limit in zip(before, limits, strict=True)
+    ]
+    ended = [
+        now.previous if then and then.start_ms < now.start_ms else 0
+        for then, now in zip(before, counters, strict=True)
+    ]
+    added, additions = add_up(account.additions, limits, ended, now_ms)
+    carried = [
+        _limits.carried_over(limit, counter, now_ms)
+        for limit, counter in zip(limits, counters, strict=True)
+    ]
+    return Row(counters, [a + b for a, b in zip(added, carried, strict=True)], additions)
+
+
+def choose(plan: Plan, rows: list[Row], now_ms: int, stopped: int) -> tuple[int, int]:
     """Return number and output of the first offer that fits every limit, or (0, 0).
 
-    `rows` are the rolled counters of each subject of the plan.
+    `rows` are those of each subject of the plan; `stopped` has a bit for each offer.
     """
     limits = [
-        (limit, _windows.used(counter, limit.window, now_ms))
-        for entry, row in zip(plan.subjects, rows, strict=True)
-        for limit, counter in zip(entry.limits.limits, row, strict=True)
+        (place, _limits.raised(limit, more), _windows.used(counter, limit.window, now_ms))
+        for place, (entry, row) in enumerate(zip(plan.subjects, rows, strict=True))
+        for limit, counter, more in zip(entry.limits.limits, row.counters, row.extra, strict=True)
     ]
     for number, offer in enumerate(plan.offers, 1):
-        output = offer.max_output
-        for limit, used in limits:
+        output = -1 if stopped >> (number - 1) & 1 else offer.max_output
+        for place, limit, used in limits:
             fixed, each = _limits.charge(limit, offer)
-            if not fixed and not each:
-                continue  # what costs nothing passes, also when all is used up
+            # What costs nothing passes, also when all is used up.
+            if (not fixed and not each) or _limits.spared(offer, place):
+                continue
             room = _limits.usable(limit, offer) - used - fixed
             if room < 0:
                 break
@@ -85,28 +126,30 @@ def choose(plan: Plan, rows: list[list[Counter]], now_ms: int) -> tuple[int, int
 def hold(
     account: Account,
     plan: Plan,
-    entry: SubjectLimits,
-    counters: list[Counter],
+    place: int,
+    row: Row,
     choice: tuple[int, int],
     now_ms: int,
-) -> list[Counter]:
-    """Write an admission into one subject's account; return its counters."""
-    number, output = choice
+) -> Row:
+    """Write an admission into the account of the subject at `place`; return how it stands."""
+    entry, (number, output) = plan.subjects[place], choice
     reservation = Hold(
         "held", now_ms + plan.lease_ms, now_ms, number, output, plan.charge_on_expiry
     )
-    for limit, counter in zip(entry.limits.limits, counters, strict=True):
-        fixed, each = _limits.charge(limit, plan.offers[number - 1])
-        amount = fixed + each * output
+    offer = plan.offers[number - 1]
+    for limit, counter in zip(entry.limits.limits, row.counters, strict=True):
+        fixed, each = _limits.charge(limit, offer)
+        amount = 0 if _limits.spared(offer, place) else fixed + each * output
         account.counters[limit.name] = counter._replace(held=counter.held + amount)
         reservation.amounts[limit.name] = amount
     account.holds[plan.id] = reservation
+    account.additions = row.additions
     account.seen_ms = now_ms
     account.due_ms = min(account.due_ms, reservation.expires_ms)
     lifetime = max(plan.lease_ms, _limits.lifetime_ms(entry.limits))
     if account.lives_until_ms < now_ms + lifetime:
         account.lives_until_ms = now_ms + 1.25 * lifetime
-    return [account.counters[name] for name in entry.limits.names]
+    return row._replace(counters=[account.counters[name] for name in entry.limits.names])
 
 
 def renew(account: Account, plan: Plan, now_ms: int) -> bool:
@@ -162,6 +205,44 @@ def settle(
         # Nothing tells when it was held: next time its absence would look like a loss.
         _remember(account, entry, key, now_ms)
     return "1" if held else "3"
+
+
+def add(account: Account, addition: Addition, now_ms: int) -> int:
+    """Add to a limit; 1 done, 0 the id is known, -1 there are too many."""
+    if any(known.id == addition.id for known in account.additions):
+        return 0
+    if len(account.additions) >= MOST:
+        return -1
+    if addition.kind == "set":
+        others = [a for a in account.additions if (a.kind, a.limit) != ("set", addition.limit)]
+        account.additions = [addition, *others]
+    else:
+        account.additions = [*account.additions, addition]
+    ends = addition.until_ms or now_ms + _YEAR_MS
+    account.lives_until_ms = max(account.lives_until_ms, ends + KEEP_MS)
+    return 1
+
+
+def drop(account: Account, name: str) -> int:
+    """Take back the addition of this id; 0 if there is none."""
+    kept = [each for each in account.additions if each.id != name]
+    changed, account.additions = int(len(kept) < len(account.additions)), kept
+    return changed
+
+
+def reset(account: Account, names: list[str]) -> int:
+    """Forget what was used of these limits, not what is held; 0 without any use."""
+    for name in names:
+        counter = account.counters.get(name)
+        if counter:
+            account.counters[name] = counter._replace(committed=0, previous=0)
+    return int(bool(account.counters))
+
+
+def forget_ended(account: Account, now_ms: int) -> None:
+    """Forget additions that ended a day ago: until then a repeated id is known."""
+    kept = [each for each in account.additions if in_force(each.until_ms, now_ms - KEEP_MS)]
+    account.additions = kept
 
 
 def _adjust(

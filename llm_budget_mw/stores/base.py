@@ -1,4 +1,4 @@
-"""What a store does: four operations, each atomic, none of which decides anything else.
+"""What a store does: few operations, each atomic, none of which decides anything else.
 
 A store never refuses a settlement. `StoreError` means that the answer is not known: the
 operation may or may not have happened, which is why each of them may be repeated under the
@@ -7,9 +7,13 @@ same reservation id without charging twice.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
-from llm_budget_mw.types import Admission, Charges, Grant, Plan
+from llm_budget_mw.stores._commands import Amended, Switches
+from llm_budget_mw.types import Admission, Charges, Grant, Plan, Subject
+
+AmendVerb = Literal["add", "drop", "reset", "show"]
+SwitchVerb = Literal["stop", "resume", "show"]
 
 
 class Store(Protocol):
@@ -34,6 +38,21 @@ class Store(Protocol):
         """Prolong the lease of a running call; False if the reservation is no longer held."""
         ...
 
+    def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
+        """Change what operators added to a subject's limits, or forget what it used.
+
+        `what` is the line of an addition to `add`, the id of one to `drop`, or the names of
+        limits to `reset`. Raises `StoreError` as `admit` does.
+        """
+        ...
+
+    def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
+        """Stop all calls of a name, or let them go on; `value` is "until reason", in ms.
+
+        Raises `StoreError` as `admit` does.
+        """
+        ...
+
     def now_ms(self) -> int:
         """Return the store's clock as last heard; no round trip."""
         ...
@@ -56,6 +75,14 @@ class AsyncStore(Protocol):
 
     async def renew(self, grant: Grant) -> bool:
         """Like `Store.renew`."""
+        ...
+
+    async def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
+        """Like `Store.amend`."""
+        ...
+
+    async def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
+        """Like `Store.switch`."""
         ...
 
     def now_ms(self) -> int:

@@ -45,7 +45,7 @@ def connect(config: StoreConfig, *, test_clock: _Clock | None = None) -> Store:
     make = _maker(config, _SYNC)
     cluster = config.url.startswith(_CLUSTER)
     client = _LazyCluster(make) if cluster else DirectScripts(make())
-    return RedisStore(client, prefix=config.prefix, test_clock=test_clock)
+    return RedisStore(client, prefix=config.prefix, partitioned=cluster, test_clock=test_clock)
 
 
 def connect_async(config: StoreConfig, *, test_clock: _Clock | None = None) -> AsyncStore:
@@ -56,6 +56,7 @@ def connect_async(config: StoreConfig, *, test_clock: _Clock | None = None) -> A
         _maker(config, _ASYNC),
         prefix=config.prefix,
         deadline_s=config.deadline_ms / 1000,
+        partitioned=config.url.startswith(_CLUSTER),
         test_clock=test_clock,
     )
 

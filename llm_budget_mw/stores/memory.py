@@ -9,8 +9,12 @@ from collections.abc import Callable
 
 from llm_budget_mw import _limits
 from llm_budget_mw.stores import _commands, _ledger
-from llm_budget_mw.types import Admission, Charges, Counter, Grant, Plan, Subject, SubjectLimits
+from llm_budget_mw.stores._additions import in_force, read_addition
+from llm_budget_mw.stores._commands import Amended, Switches
+from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
+from llm_budget_mw.types import NOTHING, STOPPED, Admission, Charges, Grant, Plan, Subject
 
+_MOST_SWITCHES = 1000
 _SWEEP = 4
 """Accounts looked at for the end of their lifetime with each admission."""
 
@@ -26,6 +30,7 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._accounts: OrderedDict[Subject, _ledger.Account] = OrderedDict()
+        self._switches: dict[str, str] = {}
 
     def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
@@ -41,11 +46,12 @@ class MemoryStore:
             admitted_at = grant.admission.now_ms if grant.admission else 0
             starts = _commands.window_starts(grant, now)
             outcome = ""
-            for entry in grant.plan.subjects:
+            for place, entry in enumerate(grant.plan.subjects):
                 count = len(entry.limits.limits)
                 account = self._account(entry.subject, now)
+                due = NOTHING if _limits.spared(grant.offer, place) else charges
                 outcome += _ledger.settle(
-                    account, entry, grant.plan.id, charges, starts[:count], admitted_at, now
+                    account, entry, grant.plan.id, due, starts[:count], admitted_at, now
                 )
                 starts = starts[count:]
             return outcome
@@ -61,6 +67,43 @@ class MemoryStore:
             ]
             return all(held)
 
+    def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
+        """See `Store.amend`."""
+        with self._lock:
+            now = self._clock()
+            known = subject in self._accounts
+            account = self._account(subject, now)
+            _ledger.forget_ended(account, now)
+            changed = 0
+            if verb == "add":
+                changed = _ledger.add(account, read_addition(what), now)
+            elif verb == "drop":
+                changed = _ledger.drop(account, what)
+            elif verb == "reset":
+                changed = _ledger.reset(account, what.split())
+            if not known and not changed:
+                del self._accounts[subject]
+            lines = [each.line for each in account.additions if in_force(each.until_ms, now)]
+            return Amended(changed, tuple(lines))
+
+    def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
+        """See `Store.switch`."""
+        with self._lock:
+            now, changed = self._clock(), 0
+            if verb == "stop":
+                if len(self._switches) >= _MOST_SWITCHES and name not in self._switches:
+                    return Switches(-1, {})
+                changed = int(self._switches.get(name) != value)
+                self._switches[name] = value
+            elif verb == "resume":
+                changed = int(self._switches.pop(name, None) is not None)
+            self._switches = {
+                name: value
+                for name, value in self._switches.items()
+                if in_force(int(value.partition(" ")[0]), now)
+            }
+            return Switches(changed, dict(self._switches))
+
     def now_ms(self) -> int:
         """See `Store.now_ms`."""
         return self._clock()
@@ -69,6 +112,7 @@ class MemoryStore:
         """Forget everything."""
         with self._lock:
             self._accounts.clear()
+            self._switches.clear()
 
     def _admit(self, plan: Plan, now: int) -> Admission:
         replayed: _ledger.Hold | None = None
@@ -78,29 +122,41 @@ class MemoryStore:
                 _ledger.collect(account, now)
                 now = max(now, account.seen_ms)
                 replayed = replayed or account.holds.get(plan.id)
-        rows = [self._rolled(entry, now) for entry in plan.subjects]
+        rows = [
+            _ledger.row(self._accounts.get(entry.subject), entry, now) for entry in plan.subjects
+        ]
+        stopped, stop = self._switched(plan, now)
         if replayed:
             held = replayed.state == "held"
             number, output = (replayed.offer, replayed.output) if held else (0, 0)
+        elif stop:
+            number, output = STOPPED, stop
         else:
-            number, output = _ledger.choose(plan, rows, now)
+            number, output = _ledger.choose(plan, rows, now, stopped)
             if number:
                 rows = [
                     _ledger.hold(
-                        self._account(entry.subject, now), plan, entry, row, (number, output), now
+                        self._account(entry.subject, now), plan, place, row, (number, output), now
                     )
-                    for entry, row in zip(plan.subjects, rows, strict=True)
+                    for place, (entry, row) in enumerate(zip(plan.subjects, rows, strict=True))
                 ]
-        flat = tuple(float(value) for row in rows for counter in row for value in counter)
-        return Admission(now, number, output, flat)
+        flat = tuple(float(value) for row in rows for counter in row.counters for value in counter)
+        extra = tuple(float(more) for row in rows for more in row.extra)
+        return Admission(now, number, output, flat, stopped, extra if any(extra) else ())
 
-    def _rolled(self, entry: SubjectLimits, now: int) -> list[Counter]:
-        account = self._accounts.get(entry.subject)
-        kept = account.counters if account else {}
-        return [
-            _ledger.roll(kept.get(limit.name), _limits.window_start(limit, now))
-            for limit in entry.limits.limits
-        ]
+    def _switched(self, plan: Plan, now: int) -> tuple[int, int]:
+        """Return the offers whose model is stopped, a bit each, and what stops the call."""
+        stopped = stop = 0
+        if self._switches:
+            for number, name in enumerate(plan.switches):
+                value = self._switches.get(name)
+                if value is None or not in_force(int(value.partition(" ")[0]), now):
+                    continue
+                if number < len(plan.offers):
+                    stopped |= 1 << number
+                else:
+                    stop = stop or number + 1
+        return stopped, stop
 
     def _account(self, subject: Subject, now: int) -> _ledger.Account:
         account = self._accounts.get(subject)
@@ -135,6 +191,14 @@ class AsyncMemoryStore:
     async def renew(self, grant: Grant) -> bool:
         """See `Store.renew`."""
         return self._store.renew(grant)
+
+    async def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
+        """See `Store.amend`."""
+        return self._store.amend(subject, verb, what)
+
+    async def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
+        """See `Store.switch`."""
+        return self._store.switch(verb, name, value)
 
     def now_ms(self) -> int:
         """See `Store.now_ms`."""

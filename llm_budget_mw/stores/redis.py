@@ -17,9 +17,11 @@ import redis.asyncio
 from redis import exceptions
 
 from llm_budget_mw.errors import StoreError
-from llm_budget_mw.stores import _commands
+from llm_budget_mw.stores import _commands, _partitions
+from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.stores._link import FAILURES, Link, link_to, store_error
-from llm_budget_mw.types import Admission, Charges, Grant, Plan
+from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
+from llm_budget_mw.types import NOTHING, Admission, Charges, Grant, Plan, Subject
 
 
 class Scripts(Protocol):
@@ -41,12 +43,15 @@ class Scripts(Protocol):
 class _Shared:
     """Keys, clock and the reading of replies: all that both stores do alike."""
 
-    def __init__(self, prefix: str, test_clock: Callable[[], int] | None) -> None:
+    def __init__(
+        self, prefix: str, test_clock: Callable[[], int] | None, *, partitioned: bool
+    ) -> None:
         if test_clock and not prefix.startswith("llmb-test:"):
             raise ValueError(
                 f"a test clock needs a prefix that starts with llmb-test:, not {prefix}"
             )
         self._prefix = prefix
+        self._partitioned = partitioned
         self._test_clock = test_clock
         self._offset_ms = 0.0
 
@@ -58,6 +63,16 @@ class _Shared:
 
     def _given_ms(self) -> int:
         return self._test_clock() if self._test_clock else 0
+
+    def _is_split(self, plan: Plan) -> bool:
+        """Return whether a plan needs keys that one script of a cluster cannot reach."""
+        if not self._partitioned:
+            return False
+        partitions = {entry.subject.partition for entry in plan.subjects}
+        return len(partitions) + bool(plan.switches) > 1
+
+    def _account(self, subject: Subject) -> str:
+        return _commands.account_key(self._prefix, subject)
 
     def _admit(self, plan: Plan, now_ms: int) -> _commands.Command:
         return _commands.admit(plan, self._prefix, now_ms, self._given_ms())
@@ -83,29 +98,69 @@ class RedisStore(_Shared):
         client: Scripts,
         *,
         prefix: str = "llmb",
+        partitioned: bool = False,
         test_clock: Callable[[], int] | None = None,
     ) -> None:
-        super().__init__(prefix, test_clock)
+        super().__init__(prefix, test_clock, partitioned=partitioned)
         self._client = client
 
     def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
-        answer = self._read_admit(self._run(self._admit(plan, self.now_ms())))
-        if isinstance(answer, int):
-            answer = self._read_admit(self._run(self._admit(plan, answer)))
-        return _certain(answer)
+        if not self._is_split(plan):
+            return self._admit_whole(plan)
+        steps = _partitions.admission(plan)
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send(self._take(step))
+        except StopIteration as done:
+            return cast("Admission", done.value)
 
     def settle(self, grant: Grant, charges: Charges) -> str:
         """See `Store.settle`."""
-        return cast("bytes", self._run(self._settle(grant, charges))).decode()
+        if not self._is_split(grant.plan):
+            return self._settle_whole(grant, charges)
+        parts = _partitions.split(grant)
+        return _partitions.in_order(
+            grant.plan, [(part, self._settle_whole(each, charges)) for part, each in parts]
+        )
 
     def renew(self, grant: Grant) -> bool:
         """See `Store.renew`."""
-        return self._run(self._renew(grant)) == 1
+        if not self._is_split(grant.plan):
+            return self._run(self._renew(grant)) == 1
+        # Each of them, also when one is gone.
+        parts = [self._run(self._renew(each)) == 1 for _, each in _partitions.split(grant)]
+        return all(parts)
+
+    def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
+        """See `Store.amend`."""
+        command = _commands.amend(self._account(subject), verb, what, self._given_ms())
+        return _commands.read_amend(self._run(command))
+
+    def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
+        """See `Store.switch`."""
+        command = _commands.switch(self._prefix, verb, name, value, self._given_ms())
+        return _commands.read_switch(self._run(command))
 
     def close(self) -> None:
         """See `Store.close`."""
         self._client.close()
+
+    def _take(self, step: _partitions.Step) -> Admission | None:
+        if isinstance(step, Plan):
+            return self._admit_whole(step)
+        self._settle_whole(step, NOTHING)
+        return None
+
+    def _settle_whole(self, grant: Grant, charges: Charges) -> str:
+        return cast("bytes", self._run(self._settle(grant, charges))).decode()
+
+    def _admit_whole(self, plan: Plan) -> Admission:
+        answer = self._read_admit(self._run(self._admit(plan, self.now_ms())))
+        if isinstance(answer, int):
+            answer = self._read_admit(self._run(self._admit(plan, answer)))
+        return _certain(answer)
 
     def _run(self, command: _commands.Command) -> object:
         script, keys, args = command
@@ -132,34 +187,76 @@ class AsyncRedisStore(_Shared):
         *,
         prefix: str = "llmb",
         deadline_s: float = 0.1,
+        partitioned: bool = False,
         test_clock: Callable[[], int] | None = None,
     ) -> None:
-        super().__init__(prefix, test_clock)
+        super().__init__(prefix, test_clock, partitioned=partitioned)
         self._connect = connect
         self._deadline_s = deadline_s
         self._local = threading.local()
 
     async def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
-        link = self._link()
-        answer = self._read_admit(await link.run(self._admit(plan, self.now_ms())))
-        if isinstance(answer, int):
-            answer = self._read_admit(await link.run(self._admit(plan, answer)))
-        return _certain(answer)
+        if not self._is_split(plan):
+            return await self._admit_whole(plan)
+        steps = _partitions.admission(plan)
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send(await self._take(step))
+        except StopIteration as done:
+            return cast("Admission", done.value)
 
     async def settle(self, grant: Grant, charges: Charges) -> str:
         """See `Store.settle`."""
-        return cast("bytes", await self._link().run(self._settle(grant, charges))).decode()
+        if not self._is_split(grant.plan):
+            return await self._settle_whole(grant, charges)
+        parts = _partitions.split(grant)
+        return _partitions.in_order(
+            grant.plan, [(part, await self._settle_whole(each, charges)) for part, each in parts]
+        )
 
     async def renew(self, grant: Grant) -> bool:
         """See `Store.renew`."""
-        return await self._link().run(self._renew(grant)) == 1
+        if not self._is_split(grant.plan):
+            return await self._run(self._renew(grant)) == 1
+        parts = [await self._run(self._renew(each)) == 1 for _, each in _partitions.split(grant)]
+        return all(parts)
+
+    async def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
+        """See `Store.amend`."""
+        command = _commands.amend(self._account(subject), verb, what, self._given_ms())
+        return _commands.read_amend(await self._run(command))
+
+    async def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
+        """See `Store.switch`."""
+        command = _commands.switch(self._prefix, verb, name, value, self._given_ms())
+        return _commands.read_switch(await self._run(command))
 
     async def close(self) -> None:
         """Close the running loop's client."""
         link = self._link()
         del self._local.loop
         await link.close()
+
+    async def _take(self, step: _partitions.Step) -> Admission | None:
+        if isinstance(step, Plan):
+            return await self._admit_whole(step)
+        await self._settle_whole(step, NOTHING)
+        return None
+
+    async def _settle_whole(self, grant: Grant, charges: Charges) -> str:
+        return cast("bytes", await self._run(self._settle(grant, charges))).decode()
+
+    async def _admit_whole(self, plan: Plan) -> Admission:
+        link = self._link()
+        answer = self._read_admit(await link.run(self._admit(plan, self.now_ms())))
+        if isinstance(answer, int):
+            answer = self._read_admit(await link.run(self._admit(plan, answer)))
+        return _certain(answer)
+
+    async def _run(self, command: _commands.Command) -> object:
+        return await self._link().run(command)
 
     def _link(self) -> Link:
         # Connections belong to the loop that opened them; a thread may see several loops in

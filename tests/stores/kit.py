@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llm_budget_mw import _windows, decision
-from llm_budget_mw.stores.base import AsyncStore, Store
+from llm_budget_mw.stores._commands import Amended, Switches
+from llm_budget_mw.stores.base import AmendVerb, AsyncStore, Store, SwitchVerb
 from llm_budget_mw.types import (
     Admission,
     Charges,
@@ -69,6 +70,12 @@ class Driven:
 
     def renew(self, grant: Grant) -> bool:
         return self._runner.run(self._store.renew(grant))
+
+    def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
+        return self._runner.run(self._store.amend(subject, verb, what))
+
+    def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
+        return self._runner.run(self._store.switch(verb, name, value))
 
     def now_ms(self) -> int:
         return self._store.now_ms()

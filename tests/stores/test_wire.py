@@ -238,7 +238,7 @@ def test_clock_that_cannot_be_followed() -> None:
 
     class Runaway:
         def evalsha(self, sha: str, numkeys: int, /, *rest: str | bytes) -> object:
-            return struct.pack("<ddd", START_MS, -1, 0)
+            return struct.pack("<5d", START_MS, -1, 0, 0, 0)
 
         def eval(self, script: str, numkeys: int, /, *rest: str | bytes) -> object: ...
 

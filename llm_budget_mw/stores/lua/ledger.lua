@@ -8,6 +8,7 @@
 --            start, committed, held, previous_start, previous; then their names. A window's
 --            start is the counter's own (0: a slot), so nothing is ever reset.
 --   -<name>  the five numbers of a limit that the last admission did not have
+--   +        what operators added, a line each: kind limit amount until id (amend.lua)
 --   #<id>    a reservation: state u8, expires, admitted, offer, output, charge_on_expiry u8,
 --            count u8, an amount for each limit, names. state 1 is held; 2 is expired, the
 --            amounts are what was charged; 3 is settled without ever having been held.
@@ -18,12 +19,24 @@ local HELD, EXPIRED, SETTLED = 1, 2, 3
 local KEEP_MS = 86400000 -- how long a late settlement still finds what expiry charged
 local PAGE = 100 -- fields looked at by one collection: a bound on its time
 local NEVER = math.huge
+local ENTRY = "(%S+) (%S+) (%S+) (%S+) (%S+)\n" -- a line of what operators added
 
 -- Returns the server's clock; a given time counts only under the prefix of the tests.
 local function clock(key, given)
   if given > 0 and sub(key, 1, 10) == "llmb-test:" then return given end
   local time = call("TIME")
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Whether something that ends at a time, as text, still holds; 0 never ends.
+local function in_force(till, now)
+  till = tonumber(till) or 0
+  return till == 0 or now < till
+end
+
+-- Whether a sum of powers of two has this one. Most sums are 0.
+local function has_bit(bits, one)
+  return bits > 0 and math.floor(bits / one) % 2 == 1
 end
 
 local function doubles(count)
@@ -137,5 +150,33 @@ local function rarely()
     return close(key, account)
   end
 
-  return { prolong = prolong, open = open, limit_of = limit_of, close = close, reorder = reorder, collect = collect }
+  -- Adds up what operators added to each limit by now: `set` in place of the amount, `raise` and
+  -- `credit` to it. What a window that ended used beyond its amount, credits have paid: `ended`
+  -- has its sum, where one did. Returns the additions by number, and the lines that remain.
+  local function add_up(text, names, limit, ended, now)
+    local number, added, over, count = {}, {}, {}, 0
+    for name in string.gmatch(names, "%S+") do
+      count = count + 1
+      number[name], added[count] = count, 0
+    end
+    for kind, name, amount, till in string.gmatch(text, ENTRY) do
+      local i = number[name]
+      if i and kind ~= "credit" and in_force(till, now) then
+        added[i] = kind == "set" and amount - limit[6 * i - 3] or added[i] + amount
+      end
+    end
+    for i = 1, count do
+      over[i] = math.max(0, (ended[i] or 0) - limit[6 * i - 3] - added[i])
+    end
+    text = string.gsub(text, ENTRY, function(kind, name, amount, till, id)
+      local i = number[name]
+      if not i or kind ~= "credit" or not in_force(till, now) then return nil end
+      local paid = math.min(amount, over[i])
+      over[i], added[i] = over[i] - paid, added[i] + amount - paid
+      return string.format("credit %s %.0f %s %s\n", name, amount - paid, till, id)
+    end)
+    return added, text
+  end
+
+  return { prolong = prolong, add_up = add_up, open = open, limit_of = limit_of, close = close, reorder = reorder, collect = collect }
 end
