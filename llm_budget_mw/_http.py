@@ -14,7 +14,7 @@ from llm_budget_mw.config import RefusalsConfig
 from llm_budget_mw.dialects.protocol import Dialect, Problem
 from llm_budget_mw.errors import AuthenticationError, RequestError
 from llm_budget_mw.identity import www_authenticate
-from llm_budget_mw.types import Limit, LimitStatus, Refusal, RefusalReason
+from llm_budget_mw.types import Limit, LimitStatus, Refusal, RefusalReason, Subject
 
 Header = tuple[str, str]
 _COUNTED = ("requests", "tokens")
@@ -25,6 +25,7 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _CODES = {
     RefusalReason.BUSY: "rate_limited",
     RefusalReason.NEVER: "request_exceeds_budget",
+    RefusalReason.STOPPED: "stopped",
     RefusalReason.STORE_DOWN: "budget_unavailable",
 }
 
@@ -87,8 +88,10 @@ def limit_headers(
 
     `RateLimit-Policy` and `RateLimit` as in draft-ietf-httpapi-ratelimit-headers-11, and the
     `x-ratelimit-*` headers that SDKs of OpenAI's format look for. Ends of windows later than
-    `wait_s`, the `Retry-After`, are left out: the two must not contradict each other.
+    `wait_s`, the `Retry-After`, are left out: the two must not contradict each other. Limits
+    that are shared are left out: what others have used is not this client's to know.
     """
+    statuses = tuple([status for status in statuses if is_own(status.subject)])
     if not statuses:
         return ()
     headers = [
@@ -109,6 +112,11 @@ def limit_headers(
     return tuple(headers)
 
 
+def is_own(subject: Subject) -> bool:
+    """Return whether a subject is the caller's alone."""
+    return subject.name.startswith("user/")
+
+
 def _answer(
     problem: Problem, dialect: Dialect, headers: list[Header], *, spent: bool = False
 ) -> Answer:
@@ -127,6 +135,8 @@ def _answer(
 def _refusal_status(refusal: Refusal, config: RefusalsConfig) -> int:
     if refusal.reason is RefusalReason.STORE_DOWN:
         return config.store_status
+    if refusal.reason is RefusalReason.STOPPED:
+        return config.stopped_status
     if refusal.reason is RefusalReason.NEVER:
         return config.never_status
     budget = refusal.reason is RefusalReason.EXHAUSTED and _is_budget(refusal)

@@ -29,7 +29,6 @@ from llm_budget_mw.engine import Ending, Engine, Outcome
 from llm_budget_mw.errors import BudgetExceeded, RequestError
 from llm_budget_mw.events import Origin
 from llm_budget_mw.guard import AsyncGuard, Guard, Held
-from llm_budget_mw.policy import subject_of
 from llm_budget_mw.types import (
     MAX_AMOUNT,
     Admission,
@@ -45,6 +44,7 @@ from llm_budget_mw.types import (
     Refusal,
     Resource,
     Settlement,
+    Subject,
     SubjectLimits,
     Usage,
     Window,
@@ -74,6 +74,23 @@ class Batch(NamedTuple):
     """What `settle_batch` needs; keep it with the id of the job. Not a secret, but to be trusted."""
 
 
+class _Account(BaseModel):
+    """A subject a batch counts for."""
+
+    partition: str
+    name: str
+    limits: list[tuple[str, Resource, int]]
+    """Name and resource of each limit, and the start of its window at the admission."""
+
+    def entry(self, known: Mapping[tuple[Subject, str], Limit]) -> SubjectLimits:
+        """Return the subject with the limits it had, as far as they are still configured."""
+        subject = Subject(self.partition, self.name)
+        limits = [
+            known.get((subject, name)) or _gone(name, resource) for name, resource, _ in self.limits
+        ]
+        return SubjectLimits(subject, LimitSet(tuple(limits)))
+
+
 class _Ticket(BaseModel):
     """An admission that outlives its process."""
 
@@ -89,8 +106,8 @@ class _Ticket(BaseModel):
     fixed_nano: int
     per_output_nano: int
     admitted_ms: int
-    limits: list[tuple[str, Resource, int]]
-    """Name and resource of each limit, and the start of its window at the admission."""
+    spares: int
+    accounts: list[_Account]
 
 
 class _Prepared(NamedTuple):
@@ -162,8 +179,8 @@ def _prepare(
     if len(names) != 1:
         raise RequestError("A batch is one line or more, all to one endpoint.")
     total = _total(offers)
-    plan = engine.glance(principal)._replace(offers=(total,), charge_on_expiry=True)
     call = ModelCall(total.model, Prompt(), None, service_tier=_TIER)
+    plan = engine.plan_for(principal, call, feature, (total,))._replace(charge_on_expiry=True)
     origin = Origin(principal, call, ROUTE, feature)
     return _Prepared(b"\n".join(written) + b"\n", plan, origin, names.pop())
 
@@ -213,10 +230,13 @@ def _reserved(ready: _Prepared, held: Held | None, decided: Decision) -> Batch:
     grant, principal = held.grant, held.origin.principal
     admission = grant.admission
     starts = map(int, admission.counters[::5]) if admission else iter(())
-    limits: list[tuple[str, Resource, int]] = [
-        (limit.name, limit.resource, next(starts, 0))
+    accounts = [
+        _Account(
+            partition=entry.subject.partition,
+            name=entry.subject.name,
+            limits=[(limit.name, limit.resource, next(starts, 0)) for limit in entry.limits.limits],
+        )
         for entry in grant.plan.subjects
-        for limit in entry.limits.limits
     ]
     ticket = _Ticket(
         id=grant.plan.id,
@@ -231,7 +251,8 @@ def _reserved(ready: _Prepared, held: Held | None, decided: Decision) -> Batch:
         fixed_nano=grant.offer.fixed_nano,
         per_output_nano=grant.offer.per_output_nano,
         admitted_ms=admission.now_ms if admission else 0,
-        limits=limits,
+        spares=grant.offer.spares,
+        accounts=accounts,
     )
     return Batch(ready.content, ticket.model_dump_json())
 
@@ -260,16 +281,20 @@ def _restored(engine: Engine, ticket: _Ticket) -> Held:
         1,
         ticket.fixed_nano,
         ticket.per_output_nano,
+        ticket.spares,
     )
-    plan = engine.glance(principal)
-    known = {limit.name: limit for entry in plan.subjects for limit in entry.limits.limits}
-    limits = [known.get(name) or _gone(name, resource) for name, resource, _ in ticket.limits]
-    subject = subject_of(principal.tenant, principal.id)
-    subjects = (SubjectLimits(subject, LimitSet(tuple(limits))),) if limits else ()
-    plan = plan._replace(id=ticket.id, subjects=subjects, offers=(offer,))
-    counters = tuple(float(n) for *_, start in ticket.limits for n in (start, 0, 0, 0, 0))
-    admission = Admission(ticket.admitted_ms, 1, output, counters) if ticket.admitted_ms else None
     call = ModelCall(ticket.model, Prompt(), None, service_tier=_TIER)
+    plan = engine.plan_for(principal, call, ticket.feature, (offer,))
+    known = {
+        (entry.subject, limit.name): limit
+        for entry in plan.subjects
+        for limit in entry.limits.limits
+    }
+    subjects = tuple(account.entry(known) for account in ticket.accounts)
+    plan = plan._replace(id=ticket.id, subjects=subjects, offers=(offer,), switches=())
+    starts = [start for account in ticket.accounts for *_, start in account.limits]
+    counters = tuple(float(n) for start in starts for n in (start, 0, 0, 0, 0))
+    admission = Admission(ticket.admitted_ms, 1, output, counters) if ticket.admitted_ms else None
     origin = Origin(principal, call, ROUTE, ticket.feature)
     return Held(Grant(plan, offer, output, admission), origin, time.monotonic())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from llm_budget_mw import decision
@@ -17,10 +18,12 @@ from llm_budget_mw.errors import RequestError
 from llm_budget_mw.fitting import fit_call
 from llm_budget_mw.policy import Policy, Rung, Tier
 from llm_budget_mw.pricing import Prices
+from llm_budget_mw.subjects import Counted, switches_of
 from llm_budget_mw.tokens.bound import fixed_tokens
 from llm_budget_mw.tokens.estimate import Estimator, InputEstimate
 from llm_budget_mw.types import (
     MAX_AMOUNT,
+    NOTHING,
     Charges,
     Decision,
     Grade,
@@ -40,6 +43,11 @@ _NEVER = Offer("", 0, 1, 1.0, 0, 1, 0, 0)
 """Gives no output and wants some."""
 
 
+def _spares(model: str, counted: Sequence[Counted]) -> int:
+    """Return the subjects an offer of this model is not charged to, a bit each."""
+    return sum(1 << place for place, each in enumerate(counted) if each.model not in (None, model))
+
+
 class Ending(enum.StrEnum):
     """How a call ended."""
 
@@ -50,6 +58,8 @@ class Ending(enum.StrEnum):
     """The provider answered an error and reports no usage."""
     NOT_CALLED = "not_called"
     """Nothing was asked of a provider: the handler failed before."""
+    STOPPED = "stopped"
+    """No more could be held for a stream: it was ended as if by its output bound."""
     UNREPORTED = "unreported"
     """The handler finished without reporting usage on a route that should."""
 
@@ -61,6 +71,8 @@ class Outcome(NamedTuple):
     usage: Usage | None = None
     counted_output: int | None = None
     """Output tokens counted from what was streamed; None if they could not be counted."""
+    grown: int = 0
+    """How often the reservation grew meanwhile."""
 
 
 class Engine:
@@ -81,7 +93,14 @@ class Engine:
         self._lease_ms = lease_ms
         self._charge_on_expiry = charge_on_expiry
 
-    def plan(self, principal: Principal, call: ModelCall, *, exact: bool = False) -> Plan:
+    def plan(
+        self,
+        principal: Principal,
+        call: ModelCall,
+        feature: str | None = None,
+        *,
+        exact: bool = False,
+    ) -> Plan:
         """Turn a call into a plan; `exact` counts the input, which may take milliseconds.
 
         Raises `RequestError` where the tier does not allow the model, or nobody knows its
@@ -99,17 +118,32 @@ class Engine:
                 for rung in rungs
             ]
         )
+        return self.plan_for(principal, call, feature, offers)
+
+    def plan_for(
+        self, principal: Principal, call: ModelCall, feature: str | None, offers: tuple[Offer, ...]
+    ) -> Plan:
+        """Return the plan of a call that has these offers."""
+        models = [offer.model for offer in offers]
+        tier = self.policy.tier(principal)
+        counted = self.policy.subjects(principal, tier, call, feature, models)
+        if any(each.model for each in counted):
+            offers = tuple(offer._replace(spares=_spares(offer.model, counted)) for offer in offers)
+        subjects = tuple([each.entry for each in counted])
+        switches = switches_of(principal, feature, models, [entry.subject for entry in subjects])
         return Plan(
             os.urandom(12).hex(),
-            self.policy.subjects(principal, tier),
+            subjects,
             offers,
             self._lease_ms,
             self._charge_on_expiry,
+            switches,
         )
 
     def glance(self, principal: Principal) -> Plan:
         """Return a plan that no store can admit: its answer shows the counters, and holds nothing."""
-        subjects = self.policy.subjects(principal, self.policy.tier(principal))
+        counted = self.policy.subjects(principal, self.policy.tier(principal))
+        subjects = tuple(each.entry for each in counted)
         return Plan(os.urandom(12).hex(), subjects, (_NEVER,), self._lease_ms)
 
     def worth_counting(self, plan: Plan, call: ModelCall) -> bool:
@@ -132,7 +166,12 @@ class Engine:
         return self.estimator.worth_counting(call.prompt, bound, 1.0)
 
     def shorten(
-        self, principal: Principal, call: ModelCall, decided: Decision, dialect: Dialect
+        self,
+        principal: Principal,
+        call: ModelCall,
+        feature: str | None,
+        decided: Decision,
+        dialect: Dialect,
     ) -> tuple[ModelCall, Plan] | None:
         """Return a refused call with fewer messages and its plan; None if that cannot help.
 
@@ -148,7 +187,7 @@ class Engine:
             shorter = fit_call(call, room - hidden, dialect, self.estimator, model)
         except RequestError:
             return None  # the refusal says more: by which limit, and until when
-        return shorter, self.plan(principal, shorter, exact=True)
+        return shorter, self.plan(principal, shorter, feature, exact=True)
 
     def count(self, text: str, model: str) -> int:
         """Return the tokens of generated text, or a bound on them without a vocabulary."""
@@ -195,7 +234,7 @@ class Engine:
         """
         usage, grade = _fill(grant, outcome)
         if grade is Grade.RELEASED:
-            return Settlement(grant, usage, grade, outcome.ending, Charges(0, 0, 0), overrun=False)
+            return Settlement(grant, usage, grade, outcome.ending, NOTHING, overrun=False)
         if grade is Grade.COUNTED and _input_unknown(outcome):
             usage = dataclasses.replace(usage, input_tokens=self._count_input(grant, call))
         held = grant.charges
@@ -203,7 +242,10 @@ class Engine:
         tokens = min(MAX_AMOUNT, _total_tokens(usage))
         charges = Charges(1, tokens, held.cost_nano if cost is None else cost)
         overrun = tokens > held.tokens or charges.cost_nano > held.cost_nano
-        return Settlement(grant, usage, grade, outcome.ending, charges, overrun, saved)
+        would_refuse = decision.would_refuse(grant)
+        return Settlement(
+            grant, usage, grade, outcome.ending, charges, overrun, saved, would_refuse
+        )
 
     def counts_long(self, outcome: Outcome, call: ModelCall) -> bool:
         """Return whether settling counts so much input that it belongs in a thread."""
@@ -231,7 +273,7 @@ def _fill(grant: Grant, outcome: Outcome) -> tuple[Usage, Grade]:
     """Return usage without gaps, and how well it is known."""
     usage = outcome.usage or Usage()
     if usage.input_tokens is not None and usage.output_tokens is not None:
-        cut = outcome.ending is Ending.CUT
+        cut = outcome.ending in (Ending.CUT, Ending.STOPPED)
         return usage, Grade.COUNTED if cut else Grade.EXACT
     unknown = usage.input_tokens is None and usage.output_tokens is None
     if unknown and outcome.ending in (Ending.NOT_CALLED, Ending.REFUSED_UPSTREAM):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import quote
 
-from llm_budget_mw.config import Config, OfferConfig, TierConfig, tier_limits
+from llm_budget_mw.config import Config, OfferConfig, TierConfig, limits_of
 from llm_budget_mw.errors import ConfigurationError, RequestError
 from llm_budget_mw.pricing import ModelPrice, PerClass, Prices
-from llm_budget_mw.types import LimitSet, ModelCall, Principal, Subject, SubjectLimits
+from llm_budget_mw.subjects import Counted, Subjects, subject_of
+from llm_budget_mw.types import LimitSet, ModelCall, Principal, SubjectLimits
 
 _LADDERS_KEPT = 1024
 """Ladders kept per tier; model names come from outside, so their number is bounded."""
-_LONGEST_NAME = 200
-"""A longer id, once escaped, is named by its hash: it stands in every key."""
 
 Asked = tuple[str | None, str | None, str | None]
 """Requested model, service tier, and task."""
@@ -69,6 +66,7 @@ class Policy:
 
     def __init__(self, config: Config, prices: Prices) -> None:
         self._prices = prices
+        self._subjects = Subjects(config, prices.base_tokens_nano)
         self._tiers = {
             name: _compile(name, tier, config, prices) for name, tier in config.tiers.items()
         }
@@ -77,11 +75,25 @@ class Policy:
         """Return the principal's tier; `default` for none or an unknown one."""
         return self._tiers.get(principal.tier or "default") or self._tiers["default"]
 
-    def subjects(self, principal: Principal, tier: Tier) -> tuple[SubjectLimits, ...]:
-        """Return who is charged, with the limits of each."""
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Kinds of subjects to the headers of a request that name them."""
+        return self._subjects.headers
+
+    def subjects(
+        self,
+        principal: Principal,
+        tier: Tier,
+        call: ModelCall | None = None,
+        feature: str | None = None,
+        models: Sequence[str] = (),
+    ) -> tuple[Counted, ...]:
+        """Return who is charged, with the limits of each: the principal, then what it shares."""
+        shared = tuple(self._subjects.counted(principal, call, feature, models))
         if not tier.limits.limits:
-            return ()
-        return (SubjectLimits(subject_of(principal.tenant, principal.id), tier.limits),)
+            return shared
+        own = SubjectLimits(subject_of(principal.tenant, principal.id), tier.limits)
+        return (Counted(own), *shared)
 
     def rungs(self, tier: Tier, call: ModelCall) -> tuple[Rung, ...]:
         """Return the offers for a requested model, best first; never empty.
@@ -142,32 +154,11 @@ def _matches(model: str, pattern: str) -> bool:
     return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
 
 
-@functools.lru_cache(maxsize=4096)
-def subject_of(tenant: str | None, principal_id: str) -> Subject:
-    """Return the subject of a principal, escaped: no id can forge a separator or another's key.
-
-    The partition is the tenant where there is one, so that a tenant's keys share a server.
-    Raises `TypeError` if a name is no text, or the id is empty: an authenticator is wrong.
-    """
-    user = f"user/{_escaped('id', principal_id)}"
-    # A tenant's name has no slash left after escaping, so it cannot be taken for a user's.
-    return Subject(_escaped("tenant", tenant) if tenant else user, user)
-
-
-def _escaped(field: str, name: object) -> str:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"Principal.{field} is {name!r}: an authenticator has to make it a text")
-    # JSON may hold half of a surrogate pair, and so may a claim.
-    escaped = quote(name, safe="", errors="surrogatepass")
-    if len(escaped) <= _LONGEST_NAME:
-        return escaped
-    # No escaped name has an equals sign, so none can be taken for a hash.
-    return f"={hashlib.sha256(escaped.encode()).hexdigest()}"
-
-
 def _compile(name: str, tier: TierConfig, config: Config, prices: Prices) -> Tier:
-    limits = tier_limits(tier, config, prices.base_tokens_nano)
-    in_money = any(limit.resource == "cost" for limit in limits)
+    limits = limits_of(tier, config, prices.base_tokens_nano)
+    in_money = any(limit.resource == "cost" for limit in limits) or any(
+        table.budget for table in config.limits
+    )
     for offer in tier.all_offers:
         if in_money and prices.of(offer.model) is None:
             raise ConfigurationError(

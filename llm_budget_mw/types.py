@@ -379,5 +379,7 @@ class Settlement(NamedTuple):
     """True if more was used than the reservation held."""
     cache_saved_nano: int = 0
     """What caching took off the cost; below 0 where writing cost more than it saved."""
+    would_refuse: tuple[str, ...] = ()
+    """Limits that only count, and would have refused the call."""
     grown: int = 0
     """How often the reservation grew while the answer was streamed."""

@@ -197,8 +197,8 @@ def test_a_call_that_cannot_be_bounded_is_not_asked_about(deploy: Deploy) -> Non
     assert deployment.store.plans == []
 
 
-def test_who_has_no_limits_costs_no_round_trip(deploy: Deploy) -> None:
-    """Admitted in full, settled into the event, and the store is never asked."""
+def test_who_has_no_limits_needs_no_store(deploy: Deploy) -> None:
+    """Admitted in full, settled into the event, also while the store is away."""
     deployment = deploy({"requests": [], "tokens": [], "budget": []})
     deployment.store.down = True
     held = deployment.hold()

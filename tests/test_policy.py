@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_budget_mw.errors import ConfigurationError, RequestError
-from llm_budget_mw.policy import Policy, subject_of
+from llm_budget_mw.policy import Policy
 from llm_budget_mw.pricing import Prices
+from llm_budget_mw.subjects import subject_of
 from llm_budget_mw.types import ModelCall, Principal
 from tests.deployment import PRICES, call_of, configured
 
@@ -195,7 +196,7 @@ def test_a_principal_is_charged_in_the_partition_of_its_tenant() -> None:
     """All of a tenant's counters are on one server; who has no tenant is a partition alone."""
     policy = policy_of({"requests": "1/day"})
     principal = Principal("alice", tenant="acme")
-    [entry] = policy.subjects(principal, policy.tier(principal))
+    [(entry, _)] = policy.subjects(principal, policy.tier(principal))
 
     assert entry.subject == ("acme", "user/alice")
     assert subject_of(None, "alice") == subject_of("", "alice") == ("user/alice", "user/alice")

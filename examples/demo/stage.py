@@ -14,9 +14,8 @@ from openai import APIStatusError, AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
 
 from examples.demo import servers
-from llm_budget_mw import AsyncGuard, Principal, decision, load
+from llm_budget_mw import AsyncGuard, Principal, load
 from llm_budget_mw.testing import FakeProvider, Issuer, ProviderCall
-from llm_budget_mw.types import Grant, Offer, Plan
 
 Chunks = AsyncStream[ChatCompletionChunk]
 
@@ -26,8 +25,6 @@ QUESTION = "Tell me about foxes."
 ASKED: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
 
 _POLL_S, _POLLS = 0.02, 700
-_TOO_MUCH = Offer("", 0, 1, 1.0, 0, 0, 0, 0)
-"""An offer nobody can accept: to ask for it is to look."""
 
 
 class Account(NamedTuple):
@@ -48,11 +45,8 @@ class Books:
 
     async def of(self, principal: Principal) -> Account:
         """Read a user's counters."""
-        policy, store = self._guard.engine.policy, self._guard.store
-        subjects = policy.subjects(principal, policy.tier(principal))
-        plan = Plan("0" * 24, subjects, (_TOO_MUCH,), lease_ms=1)
-        look = Grant(plan, _TOO_MUCH, 0, await store.admit(plan))
-        limits = {status.limit.resource: status for status in decision.statuses(look)}
+        statuses = await self._guard.limits(principal)
+        limits = {status.limit.resource: status for status in statuses}
         money, slots = limits["cost"], limits["concurrency"]
         return Account(money.used, money.remaining, slots.used)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llm_budget_mw.config.alerts import AlertsConfig
+from llm_budget_mw.config.limits import limits_of
 from llm_budget_mw.config.load import ENVIRONMENT, json_schema, load, load_route
 from llm_budget_mw.config.model import (
     DIALECTS,
@@ -20,10 +22,11 @@ from llm_budget_mw.config.prices import (
     PricesConfig,
     TokensConfig,
 )
-from llm_budget_mw.config.tier_limits import tier_limits
+from llm_budget_mw.config.subjects import SubjectConfig
 from llm_budget_mw.config.tiers import (
     BudgetConfig,
     LimitConfig,
+    LimitedConfig,
     OfferConfig,
     TierConfig,
     TierOutageConfig,
@@ -32,11 +35,13 @@ from llm_budget_mw.config.tiers import (
 __all__ = [
     "DIALECTS",
     "ENVIRONMENT",
+    "AlertsConfig",
     "BudgetConfig",
     "Config",
     "EventsConfig",
     "JWTConfig",
     "LimitConfig",
+    "LimitedConfig",
     "LongContextConfig",
     "ModelPriceConfig",
     "OfferConfig",
@@ -45,12 +50,13 @@ __all__ = [
     "RefusalsConfig",
     "RouteConfig",
     "StoreConfig",
+    "SubjectConfig",
     "TasksConfig",
     "TierConfig",
     "TierOutageConfig",
     "TokensConfig",
     "json_schema",
+    "limits_of",
     "load",
     "load_route",
-    "tier_limits",
 ]

@@ -20,10 +20,14 @@ ENVIRONMENT = {
     "LLM_BUDGET_JWT_KEY": ("jwt", "key"),
     "LLM_BUDGET_STORE_URL": ("store", "url"),
     "LLM_BUDGET_ID_SECRET": ("events", "id_secret"),
+    "LLM_BUDGET_WEBHOOK_SECRET": ("alerts", "webhook_secret"),
 }
 """Variables of the environment, and the options they set."""
 
-_SECRET = frozenset({"key", "id_secret", "url"})
+_SECRET = frozenset({"key", "id_secret", "url", "webhook", "webhook_secret"})
+_WITH_TABLE = ("jwt", "alerts")
+"""Sections that cannot start from a variable alone: an issuer is more than its key, and a table
+`alerts` turns alerts on."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _EXPECTED = {
     "missing": "is required",
@@ -108,8 +112,7 @@ def _set_from(
     argument = _only(overrides.get(section))
     if isinstance(argument, BaseModel) or (_is_table(argument) and option in argument):
         return
-    # An issuer cannot be made of its key alone, the other sections can start from nothing.
-    table = _only(data.get(section, [] if section == "jwt" else {}))
+    table = _only(data.get(section, [] if section in _WITH_TABLE else {}))
     if isinstance(table, BaseModel):
         table = dict(table)
     if not _is_table(table):

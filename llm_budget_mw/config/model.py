@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,8 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from llm_budget_mw.config.alerts import AlertsConfig
 from llm_budget_mw.config.prices import PricesConfig, TokensConfig
 from llm_budget_mw.config.section import (
+    Address,
     Count,
     Filled,
     Flag,
@@ -34,7 +34,8 @@ from llm_budget_mw.config.section import (
     Zone,
     repeated,
 )
-from llm_budget_mw.config.tiers import TierConfig
+from llm_budget_mw.config.subjects import Subjects, check_subjects
+from llm_budget_mw.config.tiers import LimitedConfig, TierConfig
 
 STORE_SCHEMES = (
     "memory://",
@@ -60,6 +61,7 @@ DIALECTS = (
 )
 _FITTED = ("openai_chat", "openai_compatible", "anthropic_messages")
 """Dialects whose conversation is a list of `messages`."""
+_UNSTREAMED = ("custom", "openai_embeddings")
 # RFC 7518 section 3.2: a key has at least the size of the hash.
 _HMAC_KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _MIN_SECRET = 16
@@ -112,7 +114,7 @@ class JWTConfig(Section):
     key: SecretStr | None = None
     """A shared secret, or a public key in PEM. Better: `LLM_BUDGET_JWT_KEY`."""
     key_file: Path | None = None
-    jwks_url: str | None = None
+    jwks_url: Address | None = None
     scope: Name | None = None
     """A scope every token must have; None: any."""
     scope_claims: tuple[Name, ...] = ("scope", "scp")
@@ -135,16 +137,6 @@ class JWTConfig(Section):
     """An unknown key id leads to no more than one fetch in this time."""
     headers: tuple[Annotated[str, StringConstraints(pattern=_HEADER, to_lower=True)], ...] = ()
     """Headers beside `Authorization` that may hold the credential, such as `x-api-key`."""
-
-    @field_validator("jwks_url")
-    @classmethod
-    def _is_safe_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            url = urlsplit(value)
-            local = url.scheme == "http" and _is_loopback(url.hostname or "")
-            if not url.hostname or not (local or url.scheme == "https"):
-                raise ValueError("should be an https:// address (http:// on this machine only)")
-        return value
 
     @model_validator(mode="after")
     def _one_key_source(self) -> Self:
@@ -178,13 +170,6 @@ class JWTConfig(Section):
             raise ValueError(f"`key` is a public key or certificate, no secret for {algorithms[0]}")
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _is_absolute(path: str) -> str:
     if not path.startswith("/"):
         raise ValueError("should begin with `/`")
@@ -216,6 +201,9 @@ class RouteConfig(Section):
     """Whether a call whose input is too long for a limit loses its oldest messages instead."""
     cache_prompt: Flag = False
     """Whether to have Anthropic cache system prompts and tools that are long enough."""
+    hold: Literal["full", "elastic"] = "full"
+    """Of streams: whether all output a call may have is reserved, or what is expected of it,
+    which grows with the stream."""
 
     @field_validator("dialect")
     @classmethod
@@ -244,6 +232,15 @@ class RouteConfig(Section):
             raise ValueError(
                 f"fit_messages can be set with the dialects {_words(_FITTED)} only, "
                 f"not {self.dialect!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _holds_what_streams(self) -> Self:
+        if self.hold == "elastic" and self.dialect in _UNSTREAMED:
+            raise ValueError(
+                f"`hold = 'elastic'` cannot be set with dialect {self.dialect!r}, which has no "
+                "streams that could be read: leave it out"
             )
         return self
 
@@ -281,6 +278,8 @@ class RefusalsConfig(Section):
     """Another limit is used up, or busy."""
     never_status: Literal[400, 413, 422] = 413
     """The request is larger than a whole limit."""
+    stopped_status: Literal[402, 403, 429, 503] = 403
+    """An operator has stopped such calls."""
     store_status: Literal[429, 500, 502, 503] = 503
     """The store does not answer, and a limit is `closed`."""
     retryable_s: Size = 60
@@ -358,12 +357,20 @@ class Config(Section):
     ] = ()
     """Accepted issuers; empty: the application passes an authenticator of its own."""
     routes: tuple[RouteConfig, ...] = ()
+    limits: Annotated[Subjects, AfterValidator(check_subjects)] = ()
+    """Limits of what principals share, beside those of their tiers."""
+    mode: Literal["enforce", "shadow"] = "enforce"
+    """`shadow`: every limit only counts, and events tell what it would have refused."""
     tasks: TasksConfig = Field(default_factory=TasksConfig)
     prices: PricesConfig = Field(default_factory=PricesConfig)
     tokens: TokensConfig = Field(default_factory=TokensConfig)
     refusals: RefusalsConfig = Field(default_factory=RefusalsConfig)
     events: EventsConfig = Field(default_factory=EventsConfig)
     outage: OutageConfig = Field(default_factory=OutageConfig)
+    alerts: AlertsConfig | None = None
+    """None: nobody is told of thresholds."""
+    limits_path: Annotated[str, StringConstraints(pattern=r"^/[^*?#]{0,199}$")] | None = None
+    """Where callers are told of their own limits, such as `/budget`; None: nowhere."""
     max_body_bytes: Count = 10 * 1024 * 1024
     """A request with a larger body is refused unread."""
     time_zone: Zone = "UTC"
@@ -377,12 +384,24 @@ class Config(Section):
         return value
 
     @model_validator(mode="after")
+    def _limits_path_is_free(self) -> Self:
+        if self.limits_path in {route.path for route in self.routes}:
+            raise ValueError(
+                f"limits_path {self.limits_path!r} is the path of a route: give it one of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _base_tokens_have_a_price(self) -> Self:
-        for name, tier in self.tiers.items():
-            measures = {limit.rate.measure for limit in tier.budget}
+        tables: list[tuple[str, LimitedConfig]] = [
+            *((f"of tier {name!r}", tier) for name, tier in self.tiers.items()),
+            *((f"in `limits` of {table.of!r}", table) for table in self.limits),
+        ]
+        for place, table in tables:
+            measures = {limit.rate.measure for limit in table.budget}
             if "base_tokens" in measures and self.prices.reference_model is None:
                 raise ValueError(
-                    f"a budget of tier {name!r} is in base tokens: set `prices.reference_model` "
+                    f"a budget {place} is in base tokens: set `prices.reference_model` "
                     "to the model whose input token is one"
                 )
         return self

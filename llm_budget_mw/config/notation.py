@@ -2,6 +2,7 @@
 
     20/minute           20 per 2 hours        1000/day;20/minute       requests, tokens
     $20.50/month        $5/7 days             500000 base_tokens/day   budgets
+    40% of $5000/month                                                 a part of one of these
     80%                 0.8                                            shares
 
 The grammar of rates is that of the `limits` package, with weeks. Every function raises
@@ -11,6 +12,8 @@ The grammar of rates is that of the `limits` package, with weeks. Every function
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple, cast
 
 from llm_budget_mw._money import parse_usd
@@ -25,10 +28,12 @@ _MAX_LENGTH = 64
 _RATE_FORM = 'write "20/minute", "1000/day" or "5 per 2 hours"'
 _BUDGET_FORM = 'write "$20.50/month" or "500000 base_tokens/day"'
 _SHARE_FORM = 'write "80%" or 0.8; it must be above 0 and at most 1'
+_THRESHOLD_FORM = 'write "80%" or 0.8; it must be above 0 and at most 10'
 
 _SEPARATORS = re.compile("[,;|]")
 _BUDGET = re.compile(r"\s*(\$[^/;]{1,40}?|[0-9]{1,16}\s*base_tokens)\s*(/.{1,40}|per\b.{1,40})")
-_PERCENT = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
+_PART = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*of\b(.*)", re.DOTALL)
+_PERCENT = re.compile(r"\s*([0-9]{1,4}(?:\.[0-9]{1,6})?)\s*%\s*")
 
 
 class Rate(NamedTuple):
@@ -58,6 +63,25 @@ def split_budgets(text: str) -> list[str]:
 
 def parse_rate(text: str) -> Rate:
     """Read one rate of requests or tokens."""
+    return _part_of(text, _whole_rate)
+
+
+def parse_budget(text: str) -> Rate:
+    """Read one budget, in dollars or base tokens."""
+    return _part_of(text, _whole_budget)
+
+
+def _part_of(text: str, read: Callable[[str], Rate]) -> Rate:
+    match = _PART.fullmatch(text[: 2 * _MAX_LENGTH])
+    if match is None:
+        return read(text)
+    rate, part = read(match[2].strip()), Fraction(match[1]) / 100
+    if not 0 < part <= 1:
+        raise ValueError(_SHARE_FORM)
+    return rate._replace(amount=int(rate.amount * part))
+
+
+def _whole_rate(text: str) -> Rate:
     # Here and not above: it takes 0.1 s to import, and a program without a configuration
     # never needs it.
     from limits import parse_many
@@ -75,14 +99,13 @@ def parse_rate(text: str) -> Rate:
     return Rate(_bounded(item.amount), "count", item.multiples, cast("Unit", unit))
 
 
-def parse_budget(text: str) -> Rate:
-    """Read one budget, in dollars or base tokens."""
+def _whole_budget(text: str) -> Rate:
     match = _BUDGET.fullmatch(text)
     if match is None:
         raise ValueError(_BUDGET_FORM)
     amount, period = match.groups()
     try:
-        rate = parse_rate(f"1 {period}")
+        rate = _whole_rate(f"1 {period}")
     except ValueError:
         raise ValueError(_BUDGET_FORM) from None
     if amount.startswith("$"):
@@ -93,10 +116,19 @@ def parse_budget(text: str) -> Rate:
 
 def parse_share(value: Any) -> float:
     """Read a part of a whole: a number or a percentage."""
+    return _part(value, 1, _SHARE_FORM)
+
+
+def parse_threshold(value: Any) -> float:
+    """Read how much of a limit is worth telling: a share, which may be above the whole."""
+    return _part(value, 10, _THRESHOLD_FORM)
+
+
+def _part(value: Any, most: int, form: str) -> float:
     if isinstance(value, str) and (match := _PERCENT.fullmatch(value)):
         value = float(match[1]) / 100
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ValueError(_SHARE_FORM)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise ValueError(form)
     return float(value)
 
 

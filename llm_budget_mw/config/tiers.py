@@ -19,6 +19,7 @@ from llm_budget_mw.config.notation import (
 from llm_budget_mw.config.section import (
     Count,
     Filled,
+    Flag,
     Name,
     Pattern,
     Section,
@@ -31,6 +32,10 @@ from llm_budget_mw.config.section import (
 from llm_budget_mw.types import OnOutage
 
 RatedOption = Literal["requests", "tokens", "budget"]
+
+
+Part = Annotated[float, BeforeValidator(parse_share, json_schema_input_type=float | str)]
+"""A part of a whole: `0.8` or `80%`."""
 
 
 class LimitConfig(Section):
@@ -53,6 +58,10 @@ class LimitConfig(Section):
     """Hour at which a calendar day, week, month or year begins."""
     zone: Zone | None = None
     """Time zone of a calendar window; None: that of the configuration."""
+    carry_over: Part | None = None
+    """Part of the amount up to which the next window gets what this one leaves, such as `50%`."""
+    shadow: Flag = False
+    """Whether it only counts, and events tell what it would have refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +86,10 @@ class LimitConfig(Section):
             raise ValueError("`anchor_hour` needs a calendar day, week, month or year")
         if self.anchor_day > 1 and (not calendar or unit != "month"):
             raise ValueError("`anchor_day` needs a calendar month")
+        if self.carry_over and self.window_kind == "sliding":
+            raise ValueError(
+                "`carry_over` needs a fixed or calendar window: a sliding one has no end"
+            )
         return self
 
     @classmethod
@@ -136,9 +149,7 @@ class OfferConfig(Section):
     """A model to offer; of a tier's offers the first that fits all limits is taken."""
 
     model: Name
-    ceiling: Annotated[float, BeforeValidator(parse_share, json_schema_input_type=float | str)] = (
-        1.0
-    )
+    ceiling: Part = 1.0
     """Part of each token and money limit up to which this offer stands, such as `80%`."""
     max_tokens: Count | None = None
     """None: what the tier says."""
@@ -155,8 +166,8 @@ class TierOutageConfig(Section):
     concurrency: OnOutage = "open"
 
 
-class TierConfig(Section):
-    """One plan: what a principal may use."""
+class LimitedConfig(Section):
+    """Limits that stand together, whatever they count for."""
 
     requests: Rates = ()
     tokens: Rates = ()
@@ -164,6 +175,33 @@ class TierConfig(Section):
     budget: Budgets = ()
     concurrency: Count | None = None
     """Calls at the same time."""
+    on_outage: TierOutageConfig = Field(default_factory=TierOutageConfig)
+    local_share: Share = 0.05
+    """Part of a `local` limit that is admitted without the store in an outage."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [limit_name(option, limit) for option, limit in self.rated_limits]
+        if self.concurrency is not None:
+            names.append("concurrency")
+        for name in repeated(names):
+            raise ValueError(f"two limits are named {name!r}: give one a `name` of its own")
+        return self
+
+    @property
+    def rated_limits(self) -> list[tuple[RatedOption, LimitConfig]]:
+        """All limits in a window of time, with the option each stands under."""
+        groups: tuple[tuple[RatedOption, tuple[LimitConfig, ...]], ...] = (
+            ("requests", self.requests),
+            ("tokens", self.tokens),
+            ("budget", self.budget),
+        )
+        return [(option, limit) for option, limits in groups for limit in limits]
+
+
+class TierConfig(LimitedConfig):
+    """One plan: what a principal may use."""
+
     max_tokens: Count = 1024
     """Largest output to grant to one call."""
     min_tokens: Count = 1
@@ -171,7 +209,7 @@ class TierConfig(Section):
     models: tuple[Pattern, ...] = ()
     """Models a caller may ask for, exact or as a prefix ending in `*`, beside the offers.
     Empty: only the offers, or any model where there are none."""
-    offers: tuple[OfferConfig, ...] = ()
+    offers: Annotated[tuple[OfferConfig, ...], Field(max_length=32)] = ()
     """Models to choose from, best first; empty: the one the caller asks for."""
     tasks: dict[Name, Filled[OfferConfig]] = Field(
         default_factory=dict[str, tuple[OfferConfig, ...]]
@@ -181,9 +219,6 @@ class TierConfig(Section):
     """Multiplies `max_tokens` for principals whose claims say urgent."""
     surcharges: dict[Name, Size] = Field(default_factory=dict[str, int])
     """Feature of a call, such as `web_search`, to the hidden input tokens reserved for it."""
-    on_outage: TierOutageConfig = Field(default_factory=TierOutageConfig)
-    local_share: Share = 0.05
-    """Part of a `local` limit that one process may admit by itself."""
 
     @model_validator(mode="after")
     def _outputs_agree(self) -> Self:
@@ -196,29 +231,10 @@ class TierConfig(Section):
                 raise ValueError(f"{place}min_tokens {least} is above max_tokens {most}")
         return self
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [limit_name(option, limit) for option, limit in self.rated_limits]
-        if self.concurrency is not None:
-            names.append("concurrency")
-        for name in repeated(names):
-            raise ValueError(f"two limits are named {name!r}: give one a `name` of its own")
-        return self
-
     @property
     def all_offers(self) -> tuple[OfferConfig, ...]:
         """The offers, and those of every task."""
         return sum(self.tasks.values(), self.offers)
-
-    @property
-    def rated_limits(self) -> list[tuple[RatedOption, LimitConfig]]:
-        """All limits in a window of time, with the option each stands under."""
-        groups: tuple[tuple[RatedOption, tuple[LimitConfig, ...]], ...] = (
-            ("requests", self.requests),
-            ("tokens", self.tokens),
-            ("budget", self.budget),
-        )
-        return [(option, limit) for option, limits in groups for limit in limits]
 
 
 def limit_name(option: RatedOption, limit: LimitConfig) -> str:

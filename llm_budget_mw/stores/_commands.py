@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 from struct import Struct
 from typing import Any, NamedTuple, cast
 
-from llm_budget_mw import _limits, _windows
+from llm_budget_mw import _limits, _windows, outputs
 from llm_budget_mw.types import (
     NOTHING,
     Admission,
@@ -31,6 +32,7 @@ _OFFER = Struct("<8d")
 _ADMITTED = Struct("<5d")
 _SETTLE = Struct("<dd")
 _POSTING = Struct("<dd")
+_GROW = Struct("<6d")
 _GIVEN = Struct("<d")
 _RESOURCES: dict[Resource, int] = {"requests": 1, "concurrency": 2, "tokens": 3, "cost": 4}
 _KINDS = {"none": 0, "fixed": 1, "sliding": 2, "calendar": 3}
@@ -88,6 +90,7 @@ def _script(name: str) -> Script:
 
 _ADMISSION, _SETTLEMENT, _RENEWAL = map(_script, ("admit", "settle", "renew"))
 _AMENDMENT, _SWITCH = map(_script, ("amend", "switch"))
+_GROWTH, _LESSON = map(_script, ("grow", "learn"))
 
 
 def admit(plan: Plan, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
@@ -145,6 +148,36 @@ def renew(grant: Grant, prefix: str, given_ms: int = 0) -> Command:
     return Command(
         _RENEWAL, _keys(plan, prefix), (f"#{plan.id}", _SETTLE.pack(given_ms, plan.lease_ms))
     )
+
+
+def grow(grant: Grant, output: int, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
+    """Build the growth of what a grant holds; `now_ms` only chooses calendar windows."""
+    plan, offer = grant.plan, grant.offer
+    spec = b"".join([_spec(entry.limits, now_ms) for entry in plan.subjects])
+    each = (offer.per_output_tokens, offer.per_output_nano)
+    dynamic = _GROW.pack(given_ms, output, offer.ceiling, *each, offer.spares)
+    return Command(_GROWTH, _keys(plan, prefix), (f"#{plan.id}", spec, dynamic, *_names(plan)))
+
+
+def read_grow(reply: object, grant: Grant) -> int:
+    """Read the reply to `grow`: the output held now, as before where it was refused."""
+    return max(cast("int", reply), grant.output)
+
+
+def learn(noted: Mapping[str, Mapping[int, int]], prefix: str) -> Command:
+    """Build an addition to histograms, by their name."""
+    keys = tuple([f"{prefix}:1:{{outputs}}:{name}" for name in noted])
+    counts = [
+        " ".join([f"{bucket} {count}" for bucket, count in each.items()]) for each in noted.values()
+    ]
+    return Command(_LESSON, keys, (str(outputs.MOST_ANSWERS), str(outputs.KEEP_MS), *counts))
+
+
+def read_learn(reply: object, noted: Mapping[str, object]) -> dict[str, outputs.Counts]:
+    """Read the reply to `learn`."""
+    numbers = [list(map(int, each.split())) for each in cast("list[bytes]", reply)]
+    counts = [dict(zip(each[::2], each[1::2], strict=True)) for each in numbers]
+    return dict(zip(noted, counts, strict=True))
 
 
 def window_starts(grant: Grant, now_ms: int) -> list[int]:

@@ -14,6 +14,8 @@ from redis import exceptions
 
 from llm_budget_mw.stores._commands import wire
 
+_ASKING = wire("ASKING")
+
 
 class _Connection(Protocol):
     """What is used of a redis-py connection."""
@@ -45,11 +47,11 @@ class DirectScripts:
 
     def evalsha(self, sha: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
         """Run a script the server knows."""
-        return self._run(wire("EVALSHA", sha, str(numkeys), *keys_and_args))
+        return self.call(wire("EVALSHA", sha, str(numkeys), *keys_and_args))
 
     def eval(self, script: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
         """Run a script."""
-        return self._run(wire("EVAL", script, str(numkeys), *keys_and_args))
+        return self.call(wire("EVAL", script, str(numkeys), *keys_and_args))
 
     def close(self) -> None:
         """Let go of connections."""
@@ -59,27 +61,29 @@ class DirectScripts:
             self._pool.release(kept)
         self._client.close()
 
-    def _run(self, command: bytes) -> object:
+    def call(self, command: bytes, *, asking: bool = False) -> object:
+        """Return the reply to a command, sent after `ASKING` if so told."""
         try:
-            return self._exchange(command)
+            return self._exchange(command, asking=asking)
         except exceptions.ConnectionError:
             # Once more, as a client does: every script may be repeated.
-            return self._exchange(command)
+            return self._exchange(command, asking=asking)
 
-    def _exchange(self, command: bytes) -> object:
+    def _exchange(self, command: bytes, *, asking: bool) -> object:
         connection = self._take()
         clean = False
         try:
-            connection.send_packed_command([command])
-            reply = connection.read_response()
+            connection.send_packed_command([_ASKING, command] if asking else [command])
+            if asking:
+                _reply(connection)
+            reply = _reply(connection)
             clean = True
-        except exceptions.ResponseError:
-            clean = True
-            raise
         finally:
             if not clean:  # what is still unread must never reach the next caller
                 connection.disconnect()
             self._give_back(connection, keep=clean)
+        if isinstance(reply, exceptions.ResponseError):
+            raise reply
         return reply
 
     def _take(self) -> _Connection:
@@ -101,3 +105,11 @@ class DirectScripts:
                 self._kept = connection
         if not keep:
             self._pool.release(connection)
+
+
+def _reply(connection: _Connection) -> object:
+    """Read one reply, which may be an error."""
+    try:
+        return connection.read_response()
+    except exceptions.ResponseError as error:
+        return error

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from llm_budget_mw import _limits, _windows
 from llm_budget_mw.stores._additions import MOST, Addition, add_up, in_force
-from llm_budget_mw.types import Charges, Counter, Plan, SubjectLimits
+from llm_budget_mw.types import Charges, Counter, Grant, Limit, Plan, SubjectLimits
 
 _YEAR_MS = 366 * 86_400_000
 
@@ -295,3 +295,55 @@ def _remember(account: Account, entry: SubjectLimits, key: str, now_ms: int) -> 
     account.holds[key] = Hold("settled", now_ms + KEEP_MS)
     lifetime = max(KEEP_MS, _limits.lifetime_ms(entry.limits))
     account.lives_until_ms = max(account.lives_until_ms, now_ms + lifetime)
+
+
+# What a running call holds, while it holds it.
+
+
+def holds(account: Account, key: str) -> bool:
+    """Return whether a reservation is held."""
+    reservation = account.holds.get(key)
+    return reservation is not None and reservation.state == "held"
+
+
+def steps(
+    account: Account, grant: Grant, place: int, output: int, now_ms: int
+) -> dict[str, int] | None:
+    """Return by how much each limit of the subject at `place` grows; None if one has no room."""
+    entry, offer, reservation = (
+        grant.plan.subjects[place],
+        grant.offer,
+        account.holds[grant.plan.id],
+    )
+    limits = entry.limits.limits
+    added, _ = add_up(account.additions, limits, [0] * len(limits), now_ms)
+    found: dict[str, int] = {}
+    for limit, more in zip(limits, added, strict=True):
+        _, each = _limits.charge(limit, offer)
+        each = 0 if _limits.spared(offer, place) else each
+        step = max(0, each * (output - reservation.output))
+        counter = account.counters[limit.name]
+        taken = _used_then(counter, limit, reservation.admitted_ms, now_ms)
+        more += _limits.carried_over(limit, counter, counter.start_ms)
+        usable = _limits.usable(_limits.raised(limit, more), offer)
+        if step and taken is not None and taken + step > usable:
+            return None
+        found[limit.name] = step
+    return found
+
+
+def grow(account: Account, key: str, output: int, found: dict[str, int]) -> None:
+    """Hold so much more output, in the windows of the admission."""
+    reservation = account.holds[key]
+    for name, step in found.items():
+        _adjust(account, name, reservation.admitted_ms, -step, 0, 0)
+        reservation.amounts[name] += step
+    reservation.output = max(reservation.output, output)
+
+
+def _used_then(counter: Counter, limit: Limit, admitted_ms: int, now_ms: int) -> int | None:
+    """Return what counts in the window of an admission; None if that is long over."""
+    if counter.start_ms > admitted_ms:
+        return counter.previous if counter.previous_start_ms <= admitted_ms else None
+    end = counter.start_ms + limit.window.length_ms
+    return _windows.used(counter, limit.window, max(counter.start_ms, min(now_ms, end)))

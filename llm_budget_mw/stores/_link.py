@@ -29,44 +29,11 @@ class Link(Protocol):
         ...
 
 
-def link_to(client: redis.asyncio.Redis | redis.asyncio.RedisCluster, deadline_s: float) -> Link:
-    """Return the link over a client of the running loop."""
-    if isinstance(client, redis.asyncio.RedisCluster):
-        return _Singly(client, deadline_s)
-    return _Together(client, deadline_s)
-
-
-FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
-"""All that redis-py raises for a server that does not do what it should."""
-
-
 def store_error(error: Exception) -> StoreError:
-    """Return the error of the client library as ours."""
-    return StoreError(f"{type(error).__name__}: {error}")
-
-
-class _Singly:
-    """Each command by itself: those of a cluster go to different servers."""
-
-    def __init__(self, client: redis.asyncio.RedisCluster, deadline_s: float) -> None:
-        self._client = client
-        self._deadline_s = deadline_s
-
-    async def run(self, command: Command) -> object:
-        script, keys, args = command
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                try:
-                    return await self._client.evalsha(script.sha, len(keys), *keys, *args)
-                except exceptions.NoScriptError:
-                    return await self._client.eval(script.source, len(keys), *keys, *args)
-        except TimeoutError as error:
-            raise _late(self._deadline_s) from error
-        except FAILURES as error:
-            raise store_error(error) from error
-
-    async def close(self) -> None:
-        await self._client.aclose()
+    """Return the error of the client library as ours, with that as its cause."""
+    ours = StoreError(f"{type(error).__name__}: {error}")
+    ours.__cause__ = error
+    return ours
 
 
 class _Connection(Protocol):
@@ -87,6 +54,7 @@ class _Pool(Protocol):
     async def release(self, connection: _Connection) -> None: ...
 
 
+_ASKING = wire("ASKING")
 _MOST = 24
 """Commands in one write: the server works for one lot while the callers of another go on."""
 
@@ -94,9 +62,10 @@ _MOST = 24
 class _Waiting(NamedTuple):
     command: Command
     reply: asyncio.Future[object]
+    asking: bool
 
 
-class _Together:
+class Together:
     """All commands of one turn of the loop in one write, each reply handed out as it arrives.
 
     Not redis-py's pipeline, which gives back all replies at the end: this way the first
@@ -113,8 +82,9 @@ class _Together:
         self._acquiring = 0
         self._batches: set[asyncio.Task[None]] = set()
 
-    async def run(self, command: Command) -> object:
-        waiting = _Waiting(command, asyncio.get_running_loop().create_future())
+    async def run(self, command: Command, *, asking: bool = False) -> object:
+        """See `Link.run`; sent after `ASKING` if so told."""
+        waiting = _Waiting(command, asyncio.get_running_loop().create_future(), asking)
         if self._turn is None or len(self._turn) == _MOST:
             self._turn = []
             batch = asyncio.create_task(self._send(self._turn))
@@ -123,7 +93,12 @@ class _Together:
         self._turn.append(waiting)
         return await waiting.reply
 
+    async def ask(self, *words: str) -> object:
+        """Return the reply to another command, by itself; raises what redis-py raises."""
+        return await self._client.execute_command(*words)
+
     async def close(self) -> None:
+        """See `Link.close`."""
         await asyncio.gather(*self._batches)
         if self._kept is not None:
             await self._pool.release(self._kept)
@@ -136,8 +111,9 @@ class _Together:
         try:
             async with asyncio.timeout(self._deadline_s):
                 await self._persist(turn)
-        except TimeoutError:
-            failure = _late(self._deadline_s)
+        except TimeoutError as error:
+            failure = late(self._deadline_s)
+            failure.__cause__ = error
         except FAILURES as error:
             failure = store_error(error)
         finally:
@@ -154,7 +130,7 @@ class _Together:
         connection = await self._take_connection()
         clean = False
         try:
-            calls = [_wire(waiting.command, known=known) for waiting in turn]
+            calls = [_wire(waiting, known=known) for waiting in turn]
             await connection.send_packed_command(b"".join(calls))
             unknown = [waiting for waiting in turn if not await _answered(connection, waiting)]
             clean = True
@@ -184,6 +160,8 @@ class _Together:
 async def _answered(connection: _Connection, waiting: _Waiting) -> bool:
     """Read one reply and hand it out; False if the server does not know the script."""
     try:
+        if waiting.asking:
+            await connection.read_response()
         reply = await connection.read_response()
     except exceptions.NoScriptError:
         return False
@@ -195,18 +173,22 @@ async def _answered(connection: _Connection, waiting: _Waiting) -> bool:
     return True
 
 
-def _wire(command: Command, *, known: bool) -> bytes:
+def _wire(waiting: _Waiting, *, known: bool) -> bytes:
     """Return a script call as it goes over the wire."""
-    script, keys, args = command
+    script, keys, args = waiting.command
     call = ("EVALSHA", script.sha) if known else ("EVAL", script.source)
-    return wire(*call, str(len(keys)), *keys, *args)
+    sent = wire(*call, str(len(keys)), *keys, *args)
+    return _ASKING + sent if waiting.asking else sent
 
 
 def _fail(turn: list[_Waiting], error: StoreError) -> None:
     for waiting in turn:
         if not waiting.reply.done():
-            waiting.reply.set_exception(StoreError(*error.args))  # a traceback each
+            each = StoreError(*error.args)  # a traceback each
+            each.__cause__ = error.__cause__
+            waiting.reply.set_exception(each)
 
 
-def _late(deadline_s: float) -> StoreError:
+def late(deadline_s: float) -> StoreError:
+    """Return the error of a deadline that passed."""
     return StoreError(f"no answer within {deadline_s * 1000:.0f} ms")

@@ -7,8 +7,10 @@ same reservation id without charging twice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from llm_budget_mw.outputs import Counts
 from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.types import Admission, Charges, Grant, Plan, Subject
 
@@ -36,6 +38,22 @@ class Store(Protocol):
 
     def renew(self, grant: Grant) -> bool:
         """Prolong the lease of a running call; False if the reservation is no longer held."""
+        ...
+
+    def grow(self, grant: Grant, output: int) -> int:
+        """Hold more output for a running call, in every limit or in none; never less.
+
+        `output` is what is to be held in all. Returns what is held then: no more than
+        `grant.output` if a limit has no room for it, or the reservation is no longer held.
+        Raises `StoreError` as `admit` does.
+        """
+        ...
+
+    def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
+        """Add to histograms of the length of answers, by name, and return them.
+
+        What a lost reply leads to repeat counts twice. Raises `StoreError` as `admit` does.
+        """
         ...
 
     def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
@@ -75,6 +93,14 @@ class AsyncStore(Protocol):
 
     async def renew(self, grant: Grant) -> bool:
         """Like `Store.renew`."""
+        ...
+
+    async def grow(self, grant: Grant, output: int) -> int:
+        """Like `Store.grow`."""
+        ...
+
+    async def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
+        """Like `Store.learn`."""
         ...
 
     async def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:

@@ -61,6 +61,14 @@ def connect_async(config: StoreConfig, *, test_clock: _Clock | None = None) -> A
     )
 
 
+def client(config: StoreConfig) -> Any:
+    """Return the redis-py client for a URL that is not `memory://`, to look at its server.
+
+    Raises `ConfigurationError` as `connect` does. Of a cluster, making it already connects.
+    """
+    return _maker(config, _SYNC)()
+
+
 class _LazyCluster:
     """A cluster client made by the first command: redis-py's connects when it is made."""
 

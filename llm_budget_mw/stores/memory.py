@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from llm_budget_mw import _limits
+from llm_budget_mw.outputs import Counts, merged
 from llm_budget_mw.stores import _commands, _ledger
 from llm_budget_mw.stores._additions import in_force, read_addition
 from llm_budget_mw.stores._commands import Amended, Switches
@@ -31,6 +32,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._accounts: OrderedDict[Subject, _ledger.Account] = OrderedDict()
         self._switches: dict[str, str] = {}
+        self._outputs: dict[str, Counts] = {}
 
     def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
@@ -66,6 +68,30 @@ class MemoryStore:
                 for account in accounts
             ]
             return all(held)
+
+    def grow(self, grant: Grant, output: int) -> int:
+        """See `Store.grow`."""
+        with self._lock:
+            now, key = self._clock(), grant.plan.id
+            accounts = [self._accounts.get(subject) for subject, _ in grant.plan.subjects]
+            held = [each for each in accounts if each and _ledger.holds(each, key)]
+            if len(held) < len(accounts):
+                return grant.output
+            steps = [
+                _ledger.steps(account, grant, place, output, now)
+                for place, account in enumerate(held)
+            ]
+            if None not in steps:
+                for account, each in zip(held, steps, strict=True):
+                    _ledger.grow(account, key, output, each or {})
+            return max(grant.output, min(account.holds[key].output for account in held))
+
+    def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
+        """See `Store.learn`."""
+        with self._lock:
+            for name, counts in noted.items():
+                self._outputs[name] = merged(self._outputs.get(name, {}), counts)
+            return {name: self._outputs[name] for name in noted}
 
     def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
         """See `Store.amend`."""
@@ -191,6 +217,14 @@ class AsyncMemoryStore:
     async def renew(self, grant: Grant) -> bool:
         """See `Store.renew`."""
         return self._store.renew(grant)
+
+    async def grow(self, grant: Grant, output: int) -> int:
+        """See `Store.grow`."""
+        return self._store.grow(grant, output)
+
+    async def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
+        """See `Store.learn`."""
+        return self._store.learn(noted)
 
     async def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
         """See `Store.amend`."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, cast
 
 import redis.asyncio
 from redis import exceptions
 
 from llm_budget_mw.errors import StoreError
+from llm_budget_mw.outputs import Counts
 from llm_budget_mw.stores import _commands, _partitions
 from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.stores._link import FAILURES, Link, link_to, store_error
@@ -89,6 +90,9 @@ class _Shared:
     def _renew(self, grant: Grant) -> _commands.Command:
         return _commands.renew(grant, self._prefix, self._given_ms())
 
+    def _grow(self, grant: Grant, output: int) -> _commands.Command:
+        return _commands.grow(grant, output, self._prefix, self.now_ms(), self._given_ms())
+
 
 class RedisStore(_Shared):
     """A store on a synchronous redis-py client; safe for threads."""
@@ -132,6 +136,19 @@ class RedisStore(_Shared):
         # Each of them, also when one is gone.
         parts = [self._run(self._renew(each)) == 1 for _, each in _partitions.split(grant)]
         return all(parts)
+
+    def grow(self, grant: Grant, output: int) -> int:
+        """See `Store.grow`; on a cluster what one partition refuses, others may hold."""
+        if not self._is_split(grant.plan):
+            return _commands.read_grow(self._run(self._grow(grant, output)), grant)
+        held = output
+        for _, each in _partitions.split(grant):
+            held = _commands.read_grow(self._run(self._grow(each, held)), grant)
+        return held
+
+    def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
+        """See `Store.learn`."""
+        return _commands.read_learn(self._run(_commands.learn(noted, self._prefix)), noted)
 
     def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
         """See `Store.amend`."""
@@ -222,6 +239,20 @@ class AsyncRedisStore(_Shared):
             return await self._run(self._renew(grant)) == 1
         parts = [await self._run(self._renew(each)) == 1 for _, each in _partitions.split(grant)]
         return all(parts)
+
+    async def grow(self, grant: Grant, output: int) -> int:
+        """See `Store.grow`; on a cluster what one partition refuses, others may hold."""
+        if not self._is_split(grant.plan):
+            return _commands.read_grow(await self._run(self._grow(grant, output)), grant)
+        held = output
+        for _, each in _partitions.split(grant):
+            held = _commands.read_grow(await self._run(self._grow(each, held)), grant)
+        return held
+
+    async def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
+        """See `Store.learn`."""
+        command = _commands.learn(noted, self._prefix)
+        return _commands.read_learn(await self._run(command), noted)
 
     async def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
         """See `Store.amend`."""

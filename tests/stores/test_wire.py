@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_budget_mw.errors import StoreError
-from llm_budget_mw.policy import subject_of
 from llm_budget_mw.stores.redis import RedisStore
+from llm_budget_mw.subjects import subject_of
 from llm_budget_mw.types import Charges, Grant, LimitSet, SubjectLimits
 from tests.servers import fresh_prefix
 from tests.stores.kit import (

@@ -6,36 +6,36 @@ from typing import Any
 
 import pytest
 
-from llm_budget_mw.config import load, tier_limits
+from llm_budget_mw.config import limits_of, load
 from llm_budget_mw.errors import ConfigurationError
 from llm_budget_mw.types import MAX_AMOUNT, Limit, Window
 
 DAY_MS = 86_400_000
 
 
-def limits_of(nano_per_base_token: int = 3, /, **options: Any) -> tuple[Limit, ...]:
+def written(nano_per_base_token: int = 3, /, **options: Any) -> tuple[Limit, ...]:
     """Return the limits of a tier with these options."""
     config = load(
         tiers={"default": options},
         prices={"reference_model": "gpt-4o"},
         time_zone="Asia/Tokyo",
     )
-    return tier_limits(config.tiers["default"], config, lambda tokens: tokens * nano_per_base_token)
+    return limits_of(config.tiers["default"], config, lambda tokens: tokens * nano_per_base_token)
 
 
 def window_of(limit: Any) -> Window:
-    [made] = limits_of(tokens=limit)
+    [made] = written(tokens=limit)
     return made.window
 
 
 def test_an_empty_tier_limits_nothing() -> None:
     """Nothing written, nothing counted."""
-    assert limits_of() == ()
+    assert written() == ()
 
 
 def test_names_resources_and_amounts() -> None:
     """Limits are named after option and period, and keep the order of the options."""
-    made = limits_of(
+    made = written(
         concurrency=4,
         budget="$20.50/month;10 base_tokens/day",
         tokens="0/day",
@@ -95,7 +95,7 @@ def test_windows_as_chosen(options: dict[str, Any], window: Window) -> None:
 
 def test_outages_by_default() -> None:
     """Without the store, money is spent from a small share, and nothing else is refused."""
-    made = limits_of(requests="1/day", tokens="1/day", budget="$1/day", concurrency=1)
+    made = written(requests="1/day", tokens="1/day", budget="$1/day", concurrency=1)
 
     assert [(limit.on_outage, limit.local_share) for limit in made] == [
         ("open", 0.0), ("open", 0.0), ("local", 0.05), ("open", 0.0),
@@ -104,7 +104,7 @@ def test_outages_by_default() -> None:
 
 def test_outages_as_chosen() -> None:
     """A limit's own rule and share are stronger than its tier's."""
-    made = limits_of(
+    made = written(
         requests=["1/minute", {"limit": "1/day", "on_outage": "closed", "local_share": 0.5}],
         budget={"limit": "$1/day", "local_share": 0.01},
         concurrency=1,
@@ -119,6 +119,6 @@ def test_outages_as_chosen() -> None:
 
 def test_base_tokens_that_cost_too_much() -> None:
     """A budget in base tokens is checked when their price is known."""
-    assert limits_of(MAX_AMOUNT, budget="1 base_tokens/day")[0].amount == MAX_AMOUNT
+    assert written(MAX_AMOUNT, budget="1 base_tokens/day")[0].amount == MAX_AMOUNT
     with pytest.raises(ConfigurationError, match=r"'2 base_tokens/day' costs .* at most 900719925"):
-        limits_of(MAX_AMOUNT, budget="2 base_tokens/day")
+        written(MAX_AMOUNT, budget="2 base_tokens/day")

@@ -1,4 +1,4 @@
-"""From a tier to the limits the store counts."""
+"""From the limits a table writes to those the store counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from llm_budget_mw.config.model import Config
 from llm_budget_mw.config.notation import Unit
-from llm_budget_mw.config.tiers import LimitConfig, RatedOption, TierConfig, limit_name
+from llm_budget_mw.config.tiers import LimitConfig, LimitedConfig, RatedOption, limit_name
 from llm_budget_mw.errors import ConfigurationError
 from llm_budget_mw.types import MAX_AMOUNT, CalendarUnit, Limit, OnOutage, Resource, Window
 
@@ -35,31 +35,54 @@ _RESOURCES: dict[RatedOption, Resource] = {
 }
 
 
-def tier_limits(
-    tier: TierConfig, config: Config, base_tokens_nano: Callable[[int], int]
+def limits_of(
+    table: LimitedConfig,
+    config: Config,
+    base_tokens_nano: Callable[[int], int],
+    prefix: str = "",
 ) -> tuple[Limit, ...]:
-    """Return the limits of a tier, in the order requests, tokens, budget, concurrency.
+    """Return the limits of a table, in the order requests, tokens, budget, concurrency.
+
+    `prefix` stands before the names that nobody chose.
 
     `base_tokens_nano` gives the cost of that many base tokens in nano-dollars. Raises
     `ConfigurationError` if a budget in base tokens comes to more than `MAX_AMOUNT`.
     """
+    watching = config.mode == "shadow"
     limits = [
         Limit(
-            limit_name(option, written),
+            written.name or prefix + limit_name(option, written),
             _RESOURCES[option],
-            _amount(written, base_tokens_nano),
+            amount := _amount(written, base_tokens_nano),
             _window(written, config.time_zone),
-            outage := written.on_outage or getattr(tier.on_outage, option),
-            _local_share(outage, written.local_share or tier.local_share),
+            outage := _outage(
+                written.on_outage or getattr(table.on_outage, option),
+                shadow := watching or written.shadow,
+            ),
+            _local_share(outage, written.local_share or table.local_share),
+            int(amount * (written.carry_over or 0)),
+            shadow,
         )
-        for option, written in tier.rated_limits
+        for option, written in table.rated_limits
     ]
-    if tier.concurrency is not None:
-        outage = tier.on_outage.concurrency
-        share = _local_share(outage, tier.local_share)
-        window = Window("none")
-        limits.append(Limit("concurrency", "concurrency", tier.concurrency, window, outage, share))
+    if table.concurrency is not None:
+        outage = _outage(table.on_outage.concurrency, watching)
+        limits.append(
+            Limit(
+                f"{prefix}concurrency",
+                "concurrency",
+                table.concurrency,
+                Window("none"),
+                outage,
+                _local_share(outage, table.local_share),
+                shadow=watching,
+            )
+        )
     return tuple(limits)
+
+
+def _outage(chosen: OnOutage, shadow: bool) -> OnOutage:
+    return "open" if shadow else chosen  # what refuses nothing refuses nothing then, either
 
 
 def _local_share(outage: OnOutage, share: float) -> float:
