@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
+from urllib.parse import unquote
 
+from llm_budget_mw import _windows
 from llm_budget_mw._money import format_usd
-from llm_budget_mw.types import Grant, ModelCall, Principal, Refusal, Settlement
+from llm_budget_mw.alerts import Anomaly, Crossing
+from llm_budget_mw.types import Grant, Limit, ModelCall, Principal, Refusal, Settlement, Subject
 
 _PSEUDONYMS_KEPT = 4096
+_OF_A_USER = re.compile(
+    "(?:(?P<shared>deployment|[^/]+/[^/]+)/by/(?:.+/)?)?"
+    "user/(?P<id>[^/]+)(?P<part>/[^/]+/[^/]+)?(?:/by/.+)?"
+)
+"""Names of a principal, of a part of it (its session), and of its share of something else."""
 Severity = Literal["info", "warning", "critical"]
 SETTLED = "budget.settled"
 REFUSED = "budget.refused"
@@ -19,6 +29,13 @@ UNCHECKED = "budget.unchecked"
 """Admitted without the store, by the outage rule."""
 STORE_DOWN = "budget.store_down"
 STORE_UP = "budget.store_up"
+THRESHOLD = "budget.threshold"
+"""A limit is used up to one of the configured parts."""
+ANOMALY = "budget.anomaly"
+CHANGED = "budget.changed"
+"""An operator changed a limit, or stopped calls."""
+ALERTS = frozenset({THRESHOLD, ANOMALY, STORE_DOWN, STORE_UP, CHANGED})
+"""What a person wants to be told at once: webhooks and callables get these, and no other."""
 
 
 class Event(NamedTuple):
@@ -37,6 +54,10 @@ class Sink(Protocol):
         ...
 
 
+OnAlert = Callable[[Event], object]
+"""A function of the application that is given each alert."""
+
+
 class Origin(NamedTuple):
     """Who and what a call was made for, as far as an event may say."""
 
@@ -46,6 +67,10 @@ class Origin(NamedTuple):
     feature: str | None = None
     request: str | None = None
     """Reservation of the request or call it was made in; None for one by itself."""
+    attempt: str | None = None
+    """Which attempt of a fallback it is, and what became of the one before: `2/rejected`."""
+    elastic: bool = False
+    """True if less than its bound may be held for it, and grow with its stream."""
 
 
 class Identifier:
@@ -61,6 +86,18 @@ class Identifier:
         if self._form == "plain":
             return principal.id
         return self._pseudonym(principal.id) if self._form == "pseudonym" else None
+
+    def subject(self, subject: Subject) -> str:
+        """Return a subject's name for an event; only principals in it are any secret.
+
+        An id that was too long for a key is known by its hash alone, and named after that.
+        """
+        found = _OF_A_USER.fullmatch(subject.name)
+        if found is None:
+            return subject.name
+        who = self.name(Principal(unquote(found["id"], errors="surrogatepass")))
+        user = "user" if who is None else f"user/{who}"
+        return f"{found['shared']}/by/{user}" if found["shared"] else user + (found["part"] or "")
 
     def _pseudonym(self, principal_id: str) -> str:
         known = self._known.get(principal_id)
@@ -87,7 +124,7 @@ def settled(
         "model": grant.offer.model,
         "response_model": usage.model,
         "service_tier": usage.service_tier,
-        "max_tokens": grant.output,
+        "max_tokens": grant.max_tokens,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "cache_read_tokens": usage.cache_read_tokens,
@@ -95,6 +132,7 @@ def settled(
         "reasoning_tokens": usage.reasoning_tokens,
         "total_tokens": charges.tokens,
         "held_tokens": held.tokens,
+        "grown": settlement.grown,
         "cost_nano": charges.cost_nano,
         "cost_usd": format_usd(charges.cost_nano),
         "cache_saved_nano": settlement.cache_saved_nano,
@@ -103,6 +141,7 @@ def settled(
         "grade": settlement.grade.value,
         "ending": settlement.ending,
         "overrun": settlement.overrun,
+        "would_refuse": list(settlement.would_refuse),
         "reserved": grant.admission is not None,
         "duration_ms": duration_ms,
     }
@@ -116,6 +155,7 @@ def refused(refusal: Refusal, origin: Origin, who: str | None) -> Event:
         **_common(origin, who),
         "reason": refusal.reason.value,
         "limit": binding.limit.name if binding else None,
+        "subject": binding.subject.name.partition("/")[0] if binding else None,
         "limits": [status.limit.name for status in refusal.refusing],
         "retry_after_ms": refusal.retry_after_ms,
     }
@@ -143,6 +183,57 @@ def store_up(waiting: int, lost: int) -> Event:
     return Event(STORE_UP, "critical" if lost else "warning", {"waiting": waiting, "lost": lost})
 
 
+def threshold_crossed(crossing: Crossing, who: str) -> Event:
+    """Describe how far a limit is used; `who` is what the subject is called in events."""
+    limit, share = crossing.limit, crossing.threshold
+    start_ms = crossing.window_start_ms
+    end_ms = _windows.span(limit.window, start_ms)[1]
+    attributes = {
+        **_limited(who, limit),
+        "threshold_percent": _percent(share),
+        "used": crossing.used,
+        "amount": crossing.amount,
+        "used_usd": _usd(limit, crossing.used),
+        "amount_usd": _usd(limit, crossing.amount),
+        "window_start": _windows.in_utc(start_ms) if end_ms else None,
+        "resets_at": _windows.in_utc(end_ms) if end_ms else None,
+    }
+    severity: Severity = "info" if share < 1 else "warning" if share == 1 else "critical"
+    return Event(THRESHOLD, severity, attributes)
+
+
+def anomaly_found(anomaly: Anomaly, who: str) -> Event:
+    """Describe a limit that is used unusually fast; `who` as in `threshold_crossed`."""
+    limit = anomaly.limit
+    attributes = {
+        **_limited(who, limit),
+        "minutes": anomaly.minutes,
+        "spent": anomaly.spent,
+        "usual_in_a_day": anomaly.usual,
+        "spent_usd": _usd(limit, anomaly.spent),
+        "usual_in_a_day_usd": _usd(limit, anomaly.usual),
+    }
+    return Event(ANOMALY, "warning", attributes)
+
+
+def changed(operation: str, who: str, attributes: dict[str, Any]) -> Event:
+    """Describe what an operator changed; `who` as in `threshold_crossed`."""
+    return Event(CHANGED, "warning", {"operation": operation, "subject": who, **attributes})
+
+
+def _limited(who: str, limit: Limit) -> dict[str, Any]:
+    return {"subject": who, "limit": limit.name, "resource": limit.resource}
+
+
+def _percent(share: float) -> int | float:
+    percent = round(share * 100, 6)  # 0.07 * 100 is a little more than 7
+    return int(percent) if percent == int(percent) else percent
+
+
+def _usd(limit: Limit, amount: int) -> str | None:
+    return format_usd(amount) if limit.resource == "cost" else None
+
+
 def _common(origin: Origin, who: str | None) -> dict[str, Any]:
     return {
         "principal": who,
@@ -151,6 +242,7 @@ def _common(origin: Origin, who: str | None) -> dict[str, Any]:
         "route": origin.route,
         "feature": origin.feature,
         "request": origin.request,
+        "attempt": origin.attempt,
         "task": origin.call.task,
         "shortened": origin.call.shortened,
         "requested_model": origin.call.model,

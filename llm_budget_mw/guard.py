@@ -7,33 +7,39 @@ because of the store: a store that does not answer is a case of the outage rule.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
 from llm_budget_mw import assembly, decision, events
+from llm_budget_mw.alerts import Anomaly, Crossing
 from llm_budget_mw.calls import AsyncCall, Call, read_request
 from llm_budget_mw.config import Config
 from llm_budget_mw.dialects.protocol import Dialect
-from llm_budget_mw.engine import Engine, Outcome
+from llm_budget_mw.engine import Ending, Engine, Outcome
 from llm_budget_mw.errors import StoreError
-from llm_budget_mw.events import Event, Identifier, Origin, Sink
+from llm_budget_mw.events import Event, Identifier, OnAlert, Origin, Sink
 from llm_budget_mw.leases import Leases
 from llm_budget_mw.outage import Outage
+from llm_budget_mw.outputs import Counts, Outputs
 from llm_budget_mw.stores.base import AsyncStore, Store
 from llm_budget_mw.tasks import Classify, classifier
 from llm_budget_mw.types import (
     Charges,
     Decision,
+    Grade,
     Grant,
     LimitStatus,
     ModelCall,
     Plan,
     Principal,
     Settlement,
+    Subject,
 )
 
 _DELIVER = 16
@@ -64,6 +70,7 @@ class _Shell:
         self.engine = engine
         self.config = config
         self.outage = Outage(config.outage, clock)
+        self.outputs = Outputs(clock)
         self._sinks = tuple(sinks)
         self._classify = classify or classifier(config.tasks)
         self._clock = clock
@@ -79,10 +86,33 @@ class _Shell:
             except Exception:  # noqa: BLE001 (a sink is foreign code)
                 _log.exception("a sink could not take %s", event.name)
 
+    def called(self, subject: Subject) -> str:
+        """Return what a subject is called in events."""
+        return self._identifier.subject(subject)
+
+    def crossed(self, crossings: Iterable[Crossing]) -> None:
+        """Emit an event for each threshold that was crossed."""
+        for crossing in crossings:
+            who = self._identifier.subject(crossing.subject)
+            self.emit(events.threshold_crossed(crossing, who))
+
+    def unusual(self, anomalies: Iterable[Anomaly]) -> None:
+        """Emit an event for each limit that is used unusually fast."""
+        for anomaly in anomalies:
+            who = self._identifier.subject(anomaly.subject)
+            self.emit(events.anomaly_found(anomaly, who))
+
     def classified(
         self, principal: Principal, call: ModelCall, headers: Mapping[str, str]
     ) -> ModelCall:
-        """Return the call of a request with its task noted, if its tier has offers for that."""
+        """Return the call of a request with what the request says of it noted.
+
+        Its task, if its tier has offers for that, and the subjects a header names.
+        """
+        named = self.engine.policy.headers
+        labels = {kind: headers[name] for kind, name in named.items() if headers.get(name)}
+        if labels:
+            call = dataclasses.replace(call, labels=labels)
         if not self.engine.policy.tier(principal).config.tasks:
             return call
         return self.with_task(principal, call, self._classify(principal, call, headers))
@@ -94,7 +124,11 @@ class _Shell:
 
     def plan(self, origin: Origin) -> Plan:
         """Plan a call with the cheap bound on its input; see `Engine.plan`."""
-        return self.engine.plan(origin.principal, origin.call)
+        return self._sized(self.engine.plan(origin.principal, origin.call, origin.feature), origin)
+
+    def _sized(self, plan: Plan, origin: Origin) -> Plan:
+        """Return the plan with what is expected of the call in place of its bound, where it may."""
+        return self.outputs.sized(plan, origin.route) if origin.elastic else plan
 
     def hold(self, decided: Decision, origin: Origin) -> Held | None:
         """Note an admission; emit the event of a refusal."""
@@ -103,9 +137,6 @@ class _Shell:
         who = self._identifier.name(origin.principal)
         self.emit(events.refused(decided, origin, who))
         return None
-
-    def _unlimited(self, plan: Plan) -> Grant:
-        return Grant(plan, plan.offers[0], plan.offers[0].max_output, None)
 
     def _answered(self) -> bool:
         """Note that the store answered; True if settlements wait for that."""
@@ -119,6 +150,8 @@ class _Shell:
 
     def _without_store(self, plan: Plan, origin: Origin, error: StoreError | None) -> Decision:
         decided = self.outage.admit(plan)
+        if not plan.subjects:
+            return decided  # there was nothing to check, but what operators have stopped
         if isinstance(decided, Grant):
             who = self._identifier.name(origin.principal)
             self.emit(events.unchecked(decided, origin, who, str(error or "breaker open")))
@@ -129,12 +162,32 @@ class _Shell:
     def _settlement(self, held: Held, outcome: Outcome) -> Settlement:
         settlement = self.engine.settle(held.grant, outcome, held.origin.call)
         self.outage.settle(held.grant, settlement.charges)
-        return settlement
+        self._note_output(held, settlement)
+        return settlement._replace(grown=outcome.grown)
+
+    def _note_output(self, held: Held, settlement: Settlement) -> None:
+        """Note how long an answer of an elastic route was, unless it was we who ended it."""
+        output = settlement.usage.output_tokens
+        known = settlement.grade in (Grade.EXACT, Grade.COUNTED)
+        if held.origin.elastic and known and output and settlement.ending != Ending.STOPPED:
+            offer = held.grant.offer
+            self.outputs.note(held.origin.route, offer.model, -(-output // offer.per_output_tokens))
 
     def _closed(self) -> None:
         waiting, lost = self.outage.waiting, self.outage.lost
         if waiting or lost:
             _log.critical("settlements not delivered: %d waiting, %d lost before", waiting, lost)
+
+    def _close_sinks(self) -> None:
+        """Let sinks that have something to end do it; it may take some seconds."""
+        for sink in self._sinks:
+            close = getattr(sink, "close", None)
+            if close is None:
+                continue
+            try:
+                close()
+            except Exception:  # noqa: BLE001 (a sink is foreign code)
+                _log.exception("the sink %s could not be closed", type(sink).__name__)
 
     def _report(self, held: Held, settlement: Settlement) -> None:
         who = self._identifier.name(held.origin.principal)
@@ -167,10 +220,12 @@ class Guard(_Shell):
         store: Store | None = None,
         sinks: Sequence[Sink] | None = None,
         classify: Classify | None = None,
+        on_alert: OnAlert | None = None,
     ) -> Self:
         """Open a guard on a configuration; `store` and `sinks` replace what that names.
 
-        `classify` names the task of a call, in place of the configured claim and header.
+        `classify` names the task of a call, in place of the configured claim and header;
+        `on_alert` is called with each alert, where it happens, and must be quick.
         Raises `ConfigurationError` naming every wrong option.
         """
         settings = assembly.configuration(config)
@@ -178,7 +233,7 @@ class Guard(_Shell):
             assembly.build_engine(settings),
             settings,
             assembly.build_store(settings) if store is None else store,
-            assembly.build_sinks(settings) if sinks is None else sinks,
+            assembly.choose_sinks(settings, sinks, on_alert),
             classify=classify,
         )
 
@@ -190,16 +245,18 @@ class Guard(_Shell):
         plan = self.plan(origin)
         exact = self.engine.worth_counting(plan, origin.call)
         if exact:
-            plan = self.engine.plan(origin.principal, origin.call, exact=True)
+            plan = self.engine.plan(origin.principal, origin.call, origin.feature, exact=True)
         decided = self.admit(plan, origin)
         if not exact and self.engine.might_fit(decided, origin.call):
-            plan = self.engine.plan(origin.principal, origin.call, exact=True)
+            plan = self.engine.plan(origin.principal, origin.call, origin.feature, exact=True)
             decided = self.admit(plan, origin)
         return decided
 
     def fit(self, origin: Origin, decided: Decision, dialect: Dialect) -> tuple[Origin, Decision]:
         """Admit a call that was refused with its conversation shortened, where that helps."""
-        shorter = self.engine.shorten(origin.principal, origin.call, decided, dialect)
+        shorter = self.engine.shorten(
+            origin.principal, origin.call, origin.feature, decided, dialect
+        )
         if shorter is None:
             return origin, decided
         origin = origin._replace(call=shorter[0])
@@ -207,8 +264,8 @@ class Guard(_Shell):
 
     def admit(self, plan: Plan, origin: Origin) -> Decision:
         """Ask the store, or the outage rule where it does not answer."""
-        if not plan.subjects:
-            return self._unlimited(plan)
+        plan = self._sized(plan, origin)
+        self._share_outputs(origin)
         if not self.outage.breaker.allows():
             return self._without_store(plan, origin, None)
         try:
@@ -252,8 +309,27 @@ class Guard(_Shell):
         settlement = self._settlement(held, outcome)
         if held.grant.plan.subjects:
             self._post(held.grant, settlement.charges)
+        self._share_outputs(held.origin)
         self._report(held, settlement)
         return settlement
+
+    def grow(self, grant: Grant, output: int) -> int:
+        """Hold so much output for a running call, in all; return what is held then.
+
+        The outage rule decides where the store does not answer, or has not admitted the call.
+        """
+        if not grant.plan.subjects:
+            return output
+        if grant.admission is None or not self.outage.breaker.allows():
+            return self.outage.grow(grant, output)
+        try:
+            held = self.store.grow(grant, output)
+        except StoreError as error:
+            self._failed(error)
+            return self.outage.grow(grant, output)
+        if self._answered():
+            self._deliver(_DELIVER)
+        return held
 
     def renew(self, grant: Grant) -> bool:
         """Prolong a running call's lease; False if the store does not hold it (any more)."""
@@ -276,6 +352,7 @@ class Guard(_Shell):
         self.leases.close()
         self._deliver(self.outage.waiting)
         self._closed()
+        self._close_sinks()
         self.store.close()
 
     def _post(self, grant: Grant, charges: Charges) -> None:
@@ -290,6 +367,17 @@ class Guard(_Shell):
         else:
             if self._answered():
                 self._deliver(_DELIVER)
+
+    def _share_outputs(self, origin: Origin) -> None:
+        """Learn how long answers are, in a thread of its own, if it is time to."""
+        noted = self.outputs.due() if origin.elastic else None
+        if noted:
+            name = "llm-budget-outputs"
+            threading.Thread(target=self._learn, args=(noted,), name=name, daemon=True).start()
+
+    def _learn(self, noted: Mapping[str, Counts]) -> None:
+        with contextlib.suppress(StoreError):
+            self.outputs.learn(self.store.learn(noted))
 
     def _deliver(self, count: int) -> None:
         for _ in range(count):
@@ -350,10 +438,12 @@ class AsyncGuard(_Shell):
         store: AsyncStore | None = None,
         sinks: Sequence[Sink] | None = None,
         classify: Classify | None = None,
+        on_alert: OnAlert | None = None,
     ) -> Self:
         """Open a guard on a configuration; `store` and `sinks` replace what that names.
 
-        `classify` names the task of a call, in place of the configured claim and header.
+        `classify` names the task of a call, in place of the configured claim and header;
+        `on_alert` is called with each alert, where it happens, and must be quick.
         Raises `ConfigurationError` naming every wrong option.
         """
         settings = assembly.configuration(config)
@@ -361,7 +451,7 @@ class AsyncGuard(_Shell):
             assembly.build_engine(settings),
             settings,
             assembly.build_async_store(settings) if store is None else store,
-            assembly.build_sinks(settings) if sinks is None else sinks,
+            assembly.choose_sinks(settings, sinks, on_alert),
             classify=classify,
         )
 
@@ -382,9 +472,11 @@ class AsyncGuard(_Shell):
         """Like `Guard.fit`; a long conversation is shortened in a thread."""
         shorten, call = self.engine.shorten, origin.call
         if not isinstance(decided, Grant) and self.engine.estimator.offload(call.prompt):
-            shorter = await asyncio.to_thread(shorten, origin.principal, call, decided, dialect)
+            shorter = await asyncio.to_thread(
+                shorten, origin.principal, call, origin.feature, decided, dialect
+            )
         else:
-            shorter = shorten(origin.principal, call, decided, dialect)
+            shorter = shorten(origin.principal, call, origin.feature, decided, dialect)
         if shorter is None:
             return origin, decided
         origin = origin._replace(call=shorter[0])
@@ -392,8 +484,8 @@ class AsyncGuard(_Shell):
 
     async def admit(self, plan: Plan, origin: Origin) -> Decision:
         """Like `Guard.admit`; an admission that is cancelled is given back."""
-        if not plan.subjects:
-            return self._unlimited(plan)
+        plan = self._sized(plan, origin)
+        self._share_outputs(origin)
         if not self.outage.breaker.allows():
             return self._without_store(plan, origin, None)
         try:
@@ -443,8 +535,24 @@ class AsyncGuard(_Shell):
             settlement = self._settlement(held, outcome)
         if held.grant.plan.subjects:
             await self._post(held.grant, settlement.charges)
+        self._share_outputs(held.origin)
         self._report(held, settlement)
         return settlement
+
+    async def grow(self, grant: Grant, output: int) -> int:
+        """Like `Guard.grow`."""
+        if not grant.plan.subjects:
+            return output
+        if grant.admission is None or not self.outage.breaker.allows():
+            return self.outage.grow(grant, output)
+        try:
+            held = await self.store.grow(grant, output)
+        except StoreError as error:
+            self._failed(error)
+            return self.outage.grow(grant, output)
+        if self._answered():
+            self._start_delivery()
+        return held
 
     async def renew(self, grant: Grant) -> bool:
         """Like `Guard.renew`."""
@@ -470,14 +578,16 @@ class AsyncGuard(_Shell):
             await asyncio.gather(*self._running, return_exceptions=True)
         await self._deliver()
         self._closed()
+        if any(hasattr(sink, "close") for sink in self._sinks):
+            await asyncio.to_thread(self._close_sinks)
         await self.store.close()
 
     async def _exact_plan(self, origin: Origin) -> Plan:
         if self.engine.estimator.offload(origin.call.prompt):
             return await asyncio.to_thread(
-                self.engine.plan, origin.principal, origin.call, exact=True
+                self.engine.plan, origin.principal, origin.call, origin.feature, exact=True
             )
-        return self.engine.plan(origin.principal, origin.call, exact=True)
+        return self.engine.plan(origin.principal, origin.call, origin.feature, exact=True)
 
     async def _post(self, grant: Grant, charges: Charges) -> None:
         if not self.outage.breaker.allows():
@@ -494,6 +604,16 @@ class AsyncGuard(_Shell):
         else:
             if self._answered():
                 self._start_delivery()
+
+    def _share_outputs(self, origin: Origin) -> None:
+        """Learn how long answers are, in a task of its own, if it is time to."""
+        noted = self.outputs.due() if origin.elastic else None
+        if noted:
+            self.start(self._learn(noted))
+
+    async def _learn(self, noted: Mapping[str, Counts]) -> None:
+        with contextlib.suppress(StoreError):
+            self.outputs.learn(await self.store.learn(noted))
 
     def _start_delivery(self) -> None:
         if self._delivery is None or self._delivery.done():

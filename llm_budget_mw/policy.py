@@ -11,7 +11,7 @@ from llm_budget_mw.config import Config, OfferConfig, TierConfig, limits_of
 from llm_budget_mw.errors import ConfigurationError, RequestError
 from llm_budget_mw.pricing import ModelPrice, PerClass, Prices
 from llm_budget_mw.subjects import Counted, Subjects, subject_of
-from llm_budget_mw.types import LimitSet, ModelCall, Principal, SubjectLimits
+from llm_budget_mw.types import Limit, LimitSet, ModelCall, Principal, SubjectLimits
 
 _LADDERS_KEPT = 1024
 """Ladders kept per tier; model names come from outside, so their number is bounded."""
@@ -79,6 +79,20 @@ class Policy:
     def headers(self) -> Mapping[str, str]:
         """Kinds of subjects to the headers of a request that name them."""
         return self._subjects.headers
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of subjects whose calls can be stopped, and may have limits."""
+        return frozenset({"user", "deployment", "tenant", "feature", "model"}).union(
+            self._subjects.kinds
+        )
+
+    def limits_of(self, kind: str, name: str) -> dict[str, Limit]:
+        """Return the limits of a subject by name; of a user those of every tier."""
+        if kind != "user":
+            return {limit.name: limit for limit in self._subjects.limits_of(kind, name)}
+        tiers = self._tiers.values()
+        return {limit.name: limit for tier in tiers for limit in tier.limits.limits}
 
     def subjects(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -52,6 +52,16 @@ class Subjects:
         }
         """Kinds of subjects to the headers that name them."""
         self.in_money = any(table.budget for table in config.limits)
+
+    @property
+    def kinds(self) -> Iterable[str]:
+        """The kinds of subjects that have limits."""
+        return self._kinds
+
+    def limits_of(self, kind: str, name: str) -> Sequence[Limit]:
+        """Return the limits of a subject, without what is reserved."""
+        table = _table_for(self._kinds.get(kind, ()), name)
+        return () if table is None else table.urgent.limits
 
     def counted(
         self,
@@ -119,6 +129,8 @@ def subject_of(tenant: str | None, principal_id: str) -> Subject:
 def subject_named(kind: str, name: str, principal: Principal, *, own: bool = False) -> Subject:
     """Return the subject of a kind and a name; `own`: one of this principal's alone."""
     user = subject_of(principal.tenant, principal.id)
+    if kind == "user":
+        return user
     return _named(kind, name, principal.tenant, user if own else None)
 
 
