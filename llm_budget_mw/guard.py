@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
-from llm_budget_mw import assembly, decision, events
+from llm_budget_mw import allowance, assembly, decision, events
 from llm_budget_mw.alerts import Anomaly, Crossing
 from llm_budget_mw.calls import AsyncCall, Call, read_request
 from llm_budget_mw.config import Config
+from llm_budget_mw.diagnosis.examine import Start
+from llm_budget_mw.delivery import AsyncDelivery, Delivery
 from llm_budget_mw.dialects.protocol import Dialect
 from llm_budget_mw.engine import Ending, Engine, Outcome
 from llm_budget_mw.errors import StoreError
@@ -27,10 +29,10 @@ from llm_budget_mw.events import Event, Identifier, OnAlert, Origin, Sink
 from llm_budget_mw.leases import Leases
 from llm_budget_mw.outage import Outage
 from llm_budget_mw.outputs import Counts, Outputs
+from llm_budget_mw.stores import _told
 from llm_budget_mw.stores.base import AsyncStore, Store
 from llm_budget_mw.tasks import Classify, classifier
 from llm_budget_mw.types import (
-    Charges,
     Decision,
     Grade,
     Grant,
@@ -42,8 +44,6 @@ from llm_budget_mw.types import (
     Subject,
 )
 
-_DELIVER = 16
-"""Queued settlements a synchronous call delivers in passing."""
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -66,12 +66,17 @@ class _Shell:
         sinks: Sequence[Sink],
         clock: Callable[[], float],
         classify: Classify | None,
+        *,
+        shared: bool,
     ) -> None:
         self.engine = engine
         self.config = config
-        self.outage = Outage(config.outage, clock)
+        self.outage = Outage(
+            config.outage, clock, shared=shared, local=allowance.needs_slots(config)
+        )
         self.outputs = Outputs(clock)
         self._sinks = tuple(sinks)
+        self._checks: Start | None = None
         self._classify = classify or classifier(config.tasks)
         self._clock = clock
         secret = config.events.id_secret
@@ -86,21 +91,15 @@ class _Shell:
             except Exception:  # noqa: BLE001 (a sink is foreign code)
                 _log.exception("a sink could not take %s", event.name)
 
+    def examined(self, store: object) -> Self:
+        """Name in the log what is dangerous here; a `store` that was given is not looked at."""
+        if store is None:
+            self._checks = Start(self.config, self.engine.prices)
+        return self
+
     def called(self, subject: Subject) -> str:
         """Return what a subject is called in events."""
         return self._identifier.subject(subject)
-
-    def crossed(self, crossings: Iterable[Crossing]) -> None:
-        """Emit an event for each threshold that was crossed."""
-        for crossing in crossings:
-            who = self._identifier.subject(crossing.subject)
-            self.emit(events.threshold_crossed(crossing, who))
-
-    def unusual(self, anomalies: Iterable[Anomaly]) -> None:
-        """Emit an event for each limit that is used unusually fast."""
-        for anomaly in anomalies:
-            who = self._identifier.subject(anomaly.subject)
-            self.emit(events.anomaly_found(anomaly, who))
 
     def classified(
         self, principal: Principal, call: ModelCall, headers: Mapping[str, str]
@@ -132,21 +131,13 @@ class _Shell:
 
     def hold(self, decided: Decision, origin: Origin) -> Held | None:
         """Note an admission; emit the event of a refusal."""
+        if self._checks is not None:
+            self._checks.call_begins()
         if isinstance(decided, Grant):
             return Held(decided, origin, self._clock())
         who = self._identifier.name(origin.principal)
         self.emit(events.refused(decided, origin, who))
         return None
-
-    def _answered(self) -> bool:
-        """Note that the store answered; True if settlements wait for that."""
-        if self.outage.breaker.succeeded():
-            self.emit(events.store_up(self.outage.waiting, self.outage.lost))
-        return self.outage.waiting > 0
-
-    def _failed(self, error: StoreError) -> None:
-        if self.outage.breaker.failed():
-            self.emit(events.store_down(str(error)))
 
     def _without_store(self, plan: Plan, origin: Origin, error: StoreError | None) -> Decision:
         decided = self.outage.admit(plan)
@@ -173,10 +164,22 @@ class _Shell:
             offer = held.grant.offer
             self.outputs.note(held.origin.route, offer.model, -(-output // offer.per_output_tokens))
 
-    def _closed(self) -> None:
-        waiting, lost = self.outage.waiting, self.outage.lost
-        if waiting or lost:
-            _log.critical("settlements not delivered: %d waiting, %d lost before", waiting, lost)
+    def _tell(self, reply: str, grant: Grant) -> None:
+        """Emit what the reply to a settlement has to tell."""
+        if " " in reply:
+            told = _told.read(reply, grant)
+            self.crossed(told.crossings)
+            self.unusual(told.anomalies)
+
+    def crossed(self, crossings: Iterable[Crossing]) -> None:
+        """Emit an event for each threshold that was crossed."""
+        for crossing in crossings:
+            self.emit(events.threshold_crossed(crossing, self.called(crossing.subject)))
+
+    def unusual(self, anomalies: Iterable[Anomaly]) -> None:
+        """Emit an event for each limit that is used unusually fast."""
+        for anomaly in anomalies:
+            self.emit(events.anomaly_found(anomaly, self.called(anomaly.subject)))
 
     def _close_sinks(self) -> None:
         """Let sinks that have something to end do it; it may take some seconds."""
@@ -208,9 +211,10 @@ class Guard(_Shell):
         clock: Callable[[], float] = time.monotonic,
         classify: Classify | None = None,
     ) -> None:
-        super().__init__(engine, config, sinks, clock, classify)
+        super().__init__(engine, config, sinks, clock, classify, shared=store.shared)
         self.store = store
         self.leases = Leases(self.renew)
+        self._delivery = Delivery(self.outage, store, self.emit)
 
     @classmethod
     def open(
@@ -235,7 +239,7 @@ class Guard(_Shell):
             assembly.build_store(settings) if store is None else store,
             assembly.choose_sinks(settings, sinks, on_alert),
             classify=classify,
-        )
+        ).examined(store)
 
     def decide(self, origin: Origin) -> Decision:
         """Plan and admit a call, counting its input where that could change the answer.
@@ -266,15 +270,15 @@ class Guard(_Shell):
         """Ask the store, or the outage rule where it does not answer."""
         plan = self._sized(plan, origin)
         self._share_outputs(origin)
+        self._delivery.attend()
         if not self.outage.breaker.allows():
             return self._without_store(plan, origin, None)
         try:
             admission = self.store.admit(plan)
         except StoreError as error:
-            self._failed(error)
+            self._delivery.failed(error)
             return self._without_store(plan, origin, error)
-        if self._answered():
-            self._deliver(_DELIVER)
+        self._delivery.answered()
         return decision.decide(plan, admission)
 
     def call(
@@ -308,7 +312,7 @@ class Guard(_Shell):
         """Replace a reservation by what was used, now or when the store is back."""
         settlement = self._settlement(held, outcome)
         if held.grant.plan.subjects:
-            self._post(held.grant, settlement.charges)
+            self._delivery.settle(held.grant, settlement.charges)
         self._share_outputs(held.origin)
         self._report(held, settlement)
         return settlement
@@ -325,48 +329,32 @@ class Guard(_Shell):
         try:
             held = self.store.grow(grant, output)
         except StoreError as error:
-            self._failed(error)
+            self._delivery.failed(error)
             return self.outage.grow(grant, output)
-        if self._answered():
-            self._deliver(_DELIVER)
+        self._delivery.answered()
         return held
 
     def renew(self, grant: Grant) -> bool:
         """Prolong a running call's lease; False if the store does not hold it (any more)."""
         if not grant.plan.subjects or not self.outage.breaker.allows():
-            return False
+            return self.outage.renew(grant)
         try:
             renewed = self.store.renew(grant)
         except StoreError as error:
-            self._failed(error)
+            self._delivery.failed(error)
             return False
-        if self._answered():
-            self._deliver(_DELIVER)
+        self._delivery.answered()
         return renewed
 
     def close(self) -> None:
-        """Deliver what waits, as far as the store takes it, and let go of the store.
+        """Deliver what waits, within `outage.drain_s`, and let go of the store.
 
-        What it does not take is lost with this process, and logged.
+        What it does not take is spooled, or lost with this process and logged.
         """
         self.leases.close()
-        self._deliver(self.outage.waiting)
-        self._closed()
+        self._delivery.close(self.config.outage.drain_s)
         self._close_sinks()
         self.store.close()
-
-    def _post(self, grant: Grant, charges: Charges) -> None:
-        if not self.outage.breaker.allows():
-            self.outage.keep(grant, charges)
-            return
-        try:
-            self.store.settle(grant, charges)
-        except StoreError as error:
-            self._failed(error)
-            self.outage.keep(grant, charges)
-        else:
-            if self._answered():
-                self._deliver(_DELIVER)
 
     def _share_outputs(self, origin: Origin) -> None:
         """Learn how long answers are, in a thread of its own, if it is time to."""
@@ -378,18 +366,6 @@ class Guard(_Shell):
     def _learn(self, noted: Mapping[str, Counts]) -> None:
         with contextlib.suppress(StoreError):
             self.outputs.learn(self.store.learn(noted))
-
-    def _deliver(self, count: int) -> None:
-        for _ in range(count):
-            kept = self.outage.take()
-            if kept is None:
-                return
-            try:
-                self.store.settle(*kept)
-            except StoreError as error:
-                self._failed(error)
-                self.outage.keep(*kept)
-                return
 
 
 class Renewal:
@@ -425,10 +401,10 @@ class AsyncGuard(_Shell):
         clock: Callable[[], float] = time.monotonic,
         classify: Classify | None = None,
     ) -> None:
-        super().__init__(engine, config, sinks, clock, classify)
+        super().__init__(engine, config, sinks, clock, classify, shared=store.shared)
         self.store = store
-        self._delivery: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Any]] = set()
+        self._delivery = AsyncDelivery(self.outage, store, self.emit, self.start)
 
     @classmethod
     def open(
@@ -453,7 +429,7 @@ class AsyncGuard(_Shell):
             assembly.build_async_store(settings) if store is None else store,
             assembly.choose_sinks(settings, sinks, on_alert),
             classify=classify,
-        )
+        ).examined(store)
 
     async def decide(self, origin: Origin) -> Decision:
         """Like `Guard.decide`; long prompts are counted in a thread."""
@@ -486,19 +462,19 @@ class AsyncGuard(_Shell):
         """Like `Guard.admit`; an admission that is cancelled is given back."""
         plan = self._sized(plan, origin)
         self._share_outputs(origin)
+        self._delivery.attend()
         if not self.outage.breaker.allows():
             return self._without_store(plan, origin, None)
         try:
             admission = await self.store.admit(plan)
         except StoreError as error:
-            self._failed(error)
+            self._delivery.failed(error)
             return self._without_store(plan, origin, error)
         except asyncio.CancelledError:
             self.outage.abandon(plan)
-            self._start_delivery()
+            self._delivery.deliver()
             raise
-        if self._answered():
-            self._start_delivery()
+        self._delivery.answered()
         return decision.decide(plan, admission)
 
     def call(
@@ -534,7 +510,7 @@ class AsyncGuard(_Shell):
         else:
             settlement = self._settlement(held, outcome)
         if held.grant.plan.subjects:
-            await self._post(held.grant, settlement.charges)
+            await self._delivery.settle(held.grant, settlement.charges)
         self._share_outputs(held.origin)
         self._report(held, settlement)
         return settlement
@@ -548,23 +524,21 @@ class AsyncGuard(_Shell):
         try:
             held = await self.store.grow(grant, output)
         except StoreError as error:
-            self._failed(error)
+            self._delivery.failed(error)
             return self.outage.grow(grant, output)
-        if self._answered():
-            self._start_delivery()
+        self._delivery.answered()
         return held
 
     async def renew(self, grant: Grant) -> bool:
         """Like `Guard.renew`."""
         if not grant.plan.subjects or not self.outage.breaker.allows():
-            return False
+            return self.outage.renew(grant)
         try:
             renewed = await self.store.renew(grant)
         except StoreError as error:
-            self._failed(error)
+            self._delivery.failed(error)
             return False
-        if self._answered():
-            self._start_delivery()
+        self._delivery.answered()
         return renewed
 
     def keep(self, grant: Grant) -> Renewal:
@@ -573,11 +547,14 @@ class AsyncGuard(_Shell):
 
     async def close(self) -> None:
         """Like `Guard.close`; calls that are being settled are waited for."""
+        until = time.monotonic() + self.config.outage.drain_s
         # One that ends may start another: a settlement, the delivery of what waits.
-        while self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
-        await self._deliver()
-        self._closed()
+        while self._running and time.monotonic() < until:
+            await asyncio.wait(self._running, timeout=until - time.monotonic())
+        for task in self._running:
+            task.cancel()  # what it was settling waits then
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._delivery.close(max(0.0, until - time.monotonic()))
         if any(hasattr(sink, "close") for sink in self._sinks):
             await asyncio.to_thread(self._close_sinks)
         await self.store.close()
@@ -589,22 +566,6 @@ class AsyncGuard(_Shell):
             )
         return self.engine.plan(origin.principal, origin.call, origin.feature, exact=True)
 
-    async def _post(self, grant: Grant, charges: Charges) -> None:
-        if not self.outage.breaker.allows():
-            self.outage.keep(grant, charges)
-            return
-        try:
-            await self.store.settle(grant, charges)
-        except StoreError as error:
-            self._failed(error)
-            self.outage.keep(grant, charges)
-        except asyncio.CancelledError:
-            self.outage.keep(grant, charges)
-            raise
-        else:
-            if self._answered():
-                self._start_delivery()
-
     def _share_outputs(self, origin: Origin) -> None:
         """Learn how long answers are, in a task of its own, if it is time to."""
         noted = self.outputs.due() if origin.elastic else None
@@ -614,19 +575,3 @@ class AsyncGuard(_Shell):
     async def _learn(self, noted: Mapping[str, Counts]) -> None:
         with contextlib.suppress(StoreError):
             self.outputs.learn(await self.store.learn(noted))
-
-    def _start_delivery(self) -> None:
-        if self._delivery is None or self._delivery.done():
-            self._delivery = self.start(self._deliver())
-
-    async def _deliver(self) -> None:
-        while kept := self.outage.take():
-            try:
-                await self.store.settle(*kept)
-            except StoreError as error:
-                self._failed(error)
-                self.outage.keep(*kept)
-                return
-            except asyncio.CancelledError:
-                self.outage.keep(*kept)
-                raise

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from llm_budget_mw.config import Config, OfferConfig, TierConfig, limits_of
 from llm_budget_mw.errors import ConfigurationError, RequestError
 from llm_budget_mw.pricing import ModelPrice, PerClass, Prices
-from llm_budget_mw.subjects import Counted, Subjects, subject_of
+from llm_budget_mw.subjects import Counted, Subjects, subject_of, watch_of
 from llm_budget_mw.types import Limit, LimitSet, ModelCall, Principal, SubjectLimits
 
 _LADDERS_KEPT = 1024
@@ -179,4 +179,4 @@ def _compile(name: str, tier: TierConfig, config: Config, prices: Prices) -> Tie
                 f"tiers.{name}.offers: the model {offer.model!r} has no known price, and a budget "
                 "of this tier is in money: add it to `prices.models` or to `prices.aliases`"
             )
-    return Tier(name, tier, LimitSet(limits), in_money, float(tier.urgent))
+    return Tier(name, tier, LimitSet(limits, watch_of(config)), in_money, float(tier.urgent))

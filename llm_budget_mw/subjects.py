@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
+from llm_budget_mw._money import usd_to_nano
 from llm_budget_mw.config import Config, SubjectConfig, limits_of
-from llm_budget_mw.types import Limit, LimitSet, ModelCall, Principal, Subject, SubjectLimits
+from llm_budget_mw.types import Limit, LimitSet, ModelCall, Principal, Subject, SubjectLimits, Watch
 
 _LONGEST_NAME = 200
 """A longer id, once escaped, is named by its hash: it stands in every key."""
@@ -42,8 +43,11 @@ class Subjects:
 
     def __init__(self, config: Config, base_tokens_nano: Callable[[int], int]) -> None:
         self._kinds: dict[str, tuple[_Table, ...]] = {}
+        watch = watch_of(config)
         for table in config.limits:
-            compiled = _compile(table, limits_of(table, config, base_tokens_nano, f"{table.of}-"))
+            compiled = _compile(
+                table, watch, limits_of(table, config, base_tokens_nano, f"{table.of}-")
+            )
             # Tables that name who they are for come first.
             known = (*self._kinds.get(table.of, ()), compiled)
             self._kinds[table.of] = tuple(sorted(known, key=lambda each: not each.config.only))
@@ -180,25 +184,32 @@ def _table_for(tables: tuple[_Table, ...], name: str) -> _Table | None:
     return None
 
 
-def _compile(config: SubjectConfig, limits: tuple[Limit, ...]) -> _Table:
-    whole = LimitSet(limits)
-    ordinary = _scaled(limits, 1 - config.reserve) if config.reserve else whole
-    each = _scaled(limits, config.per_principal, "share-of-") if config.per_principal else None
+def watch_of(config: Config) -> Watch:
+    """Return what is told of limits."""
+    alerts = config.alerts
+    if alerts is None:
+        return Watch()
+    factor = alerts.anomaly_factor if alerts.anomaly else 0.0
+    return Watch(alerts.thresholds, factor, usd_to_nano(alerts.anomaly_min_usd))
+
+
+def _compile(config: SubjectConfig, watch: Watch, limits: tuple[Limit, ...]) -> _Table:
+    whole, part = LimitSet(limits, watch), config.per_principal
+    ordinary = LimitSet(_scaled(limits, 1 - config.reserve), watch) if config.reserve else whole
+    each = LimitSet(_scaled(limits, part, "share-of-")) if part else None
     return _Table(config, ordinary, whole, each)
 
 
-def _scaled(limits: Sequence[Limit], part: float, prefix: str = "") -> LimitSet:
+def _scaled(limits: Sequence[Limit], part: float, prefix: str = "") -> tuple[Limit, ...]:
     """Return limits of which only a part may be used."""
-    return LimitSet(
-        tuple(
-            dataclasses.replace(
-                limit,
-                name=prefix + limit.name,
-                amount=int(limit.amount * part),
-                carry=int(limit.carry * part),
-            )
-            for limit in limits
+    return tuple(
+        dataclasses.replace(
+            limit,
+            name=prefix + limit.name,
+            amount=int(limit.amount * part),
+            carry=int(limit.carry * part),
         )
+        for limit in limits
     )
 
 

@@ -107,6 +107,17 @@ class Offer(NamedTuple):
     """Output bound of a call that may hold more later, where that is above `max_output`."""
 
 
+class Watch(NamedTuple):
+    """What is told of limits, beside what is decided by them."""
+
+    thresholds: tuple[float, ...] = ()
+    """Parts of an amount, rising; each is told once in a window."""
+    factor: float = 0.0
+    """How many times what is usual in a day is unusual within minutes; 0: nothing is."""
+    least_nano: int = 0
+    """Less is never unusual."""
+
+
 class LimitSet:
     """The limits that apply together to one subject, in a fixed order.
 
@@ -114,10 +125,14 @@ class LimitSet:
     there what it would otherwise derive from the limits on every request.
     """
 
-    __slots__ = ("limits", "memo", "names", "shadowed")
+    __slots__ = ("limits", "memo", "names", "shadowed", "teller", "watch")
 
-    def __init__(self, limits: tuple[Limit, ...]) -> None:
+    def __init__(self, limits: tuple[Limit, ...], watch: Watch = Watch()) -> None:  # noqa: B008
         self.limits = limits
+        self.watch = watch
+        in_money = [place for place, limit in enumerate(limits) if limit.resource == "cost"]
+        self.teller = in_money[0] if in_money and watch.factor else None
+        """Number of the limit whose spending may be unusual."""
         self.names = tuple(limit.name for limit in limits)
         self.shadowed = any(limit.shadow for limit in limits)
         self.memo: object = None

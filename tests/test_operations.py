@@ -210,10 +210,10 @@ def test_a_store_that_is_away_is_an_error(sink: Recorder, operation: Operation) 
     """Nothing is told, and the outage is the caller's to see."""
 
     class Away(SwitchStore):
-        def amend(self, *_: Any) -> Any:
+        def amend(self, *_: Any, **__: Any) -> Any:
             raise StoreError("no answer")
 
-        def switch(self, *_: Any) -> Any:
+        def switch(self, *_: Any, **__: Any) -> Any:
             raise StoreError("no answer")
 
     guard = Guard.open(SETTINGS, store=Away(), sinks=[sink])

@@ -17,6 +17,7 @@ from tests.deployment import PRICES, Recorder, call_of
 from tests.servers import ValkeyServer, fresh_prefix
 
 Open = Callable[..., Guard]
+ASKED = [{"role": "user", "content": "hi"}]
 ALICE = Principal("alice", "acme", claims={"team_id": "red"})
 BOB = Principal("bob", "acme", claims={"team_id": "blue"})
 CAROL = Principal("carol", "globex", urgent=True)
@@ -56,13 +57,8 @@ def took(
 ) -> str | None:
     """Make a call that never ends; return what refused it, None if nothing did."""
     try:
-        entered = guard.call(
-            who,
-            feature=feature,
-            messages=[{"role": "user", "content": "hi"}],
-            **{"model": "small", "max_tokens": 10, **call},
-        )
-        entered.__enter__()
+        asked: dict[str, Any] = {"model": "small", "max_tokens": 10, "messages": ASKED, **call}
+        guard.call(who, feature=feature, **asked).__enter__()
     except BudgetExceeded as error:
         refused = error.refusal.binding
     else:

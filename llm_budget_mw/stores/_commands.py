@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from struct import Struct
 from typing import Any, NamedTuple, cast
 
 from llm_budget_mw import _limits, _windows, outputs
+from llm_budget_mw.stores import _told
 from llm_budget_mw.types import (
     NOTHING,
     Admission,
@@ -31,7 +32,7 @@ _ADMIT = Struct("<4d")
 _OFFER = Struct("<8d")
 _ADMITTED = Struct("<5d")
 _SETTLE = Struct("<dd")
-_POSTING = Struct("<dd")
+_POSTING = Struct("<ddd")
 _GROW = Struct("<6d")
 _GIVEN = Struct("<d")
 _RESOURCES: dict[Resource, int] = {"requests": 1, "concurrency": 2, "tokens": 3, "cost": 4}
@@ -91,6 +92,7 @@ def _script(name: str) -> Script:
 _ADMISSION, _SETTLEMENT, _RENEWAL = map(_script, ("admit", "settle", "renew"))
 _AMENDMENT, _SWITCH = map(_script, ("amend", "switch"))
 _GROWTH, _LESSON = map(_script, ("grow", "learn"))
+_CLAIM = _script("claim")
 
 
 def admit(plan: Plan, prefix: str, now_ms: int, given_ms: int = 0) -> Command:
@@ -135,10 +137,14 @@ def settle(grant: Grant, charges: Charges, prefix: str, now_ms: int, given_ms: i
         parts.append(_SUBJECT.pack(len(entry.limits.limits), _limits.lifetime_ms(entry.limits)))
         due = NOTHING if _limits.spared(grant.offer, number) else charges
         parts += [
-            _POSTING.pack(next(starts), _limits.posted(limit, due)) for limit in entry.limits.limits
+            _POSTING.pack(next(starts), _limits.posted(limit, due), amount)
+            for limit, amount in _told.watched(grant, number)
         ]
+    unusual, thresholds = map(_packed, (_told.unusual(plan), _told.thresholds(plan)))
     return Command(
-        _SETTLEMENT, _keys(plan, prefix), (f"#{plan.id}", b"".join(parts), *_names(plan))
+        _SETTLEMENT,
+        _keys(plan, prefix),
+        (f"#{plan.id}", b"".join(parts), unusual, thresholds, *_names(plan)),
     )
 
 
@@ -215,6 +221,12 @@ def read_switch(reply: object) -> Switches:
     return Switches(changed, dict(zip(words[::2], words[1::2], strict=True)))
 
 
+def claim(prefix: str, holder: str, slots: int, lease_ms: int) -> Command:
+    """Build a claim to one of so many slots; see `Store.claim`."""
+    keys = [f"{prefix}:1:{{outage}}:slot:{number}" for number in range(1, slots + 1)]
+    return Command(_CLAIM, tuple(keys), (holder, str(lease_ms)))
+
+
 def account_key(prefix: str, subject: Subject) -> str:
     """Return the key of a subject's account."""
     return f"{prefix}:1:{{{subject.partition}}}:{subject.name}"
@@ -239,6 +251,10 @@ def _reply(doubles: int) -> Struct:
 
 def _keys(plan: Plan, prefix: str) -> tuple[str, ...]:
     return tuple([account_key(prefix, subject) for subject, _ in plan.subjects])
+
+
+def _packed(numbers: Sequence[float]) -> bytes:
+    return _reply(len(numbers)).pack(*numbers)
 
 
 def _names(plan: Plan) -> tuple[str, ...]:

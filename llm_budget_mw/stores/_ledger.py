@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from llm_budget_mw import _limits, _windows
 from llm_budget_mw.stores._additions import MOST, Addition, add_up, in_force
+from llm_budget_mw.stores._baseline import Baseline
 from llm_budget_mw.types import Charges, Counter, Grant, Limit, Plan, SubjectLimits
 
 _YEAR_MS = 366 * 86_400_000
@@ -50,6 +51,9 @@ class Account:
     holds: dict[str, Hold] = field(default_factory=dict[str, Hold])
     additions: list[Addition] = field(default_factory=list[Addition])
     """What operators added to its limits."""
+    told: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """By limit: its window, and how many thresholds were told in it."""
+    baseline: Baseline | None = None
 
 
 def roll(counter: Counter | None, start_ms: int) -> Counter:
@@ -218,7 +222,7 @@ def add(account: Account, addition: Addition, now_ms: int) -> int:
         account.additions = [addition, *others]
     else:
         account.additions = [*account.additions, addition]
-    ends = addition.until_ms or now_ms + _YEAR_MS
+    ends = max(addition.until_ms, now_ms) if addition.until_ms else now_ms + _YEAR_MS
     account.lives_until_ms = max(account.lives_until_ms, ends + KEEP_MS)
     return 1
 

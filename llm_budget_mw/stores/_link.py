@@ -8,13 +8,15 @@ task of their own, which reads every reply or gives the connection up.
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple, Protocol, cast
+import contextlib
+from typing import Any, NamedTuple, Protocol, cast
 
 import redis.asyncio
 from redis import exceptions
 
 from llm_budget_mw.errors import StoreError
 from llm_budget_mw.stores._commands import Command, wire
+from llm_budget_mw.stores._slots import FAILURES
 
 
 class Link(Protocol):
@@ -95,7 +97,7 @@ class Together:
 
     async def ask(self, *words: str) -> object:
         """Return the reply to another command, by itself; raises what redis-py raises."""
-        return await self._client.execute_command(*words)
+        return await cast("Any", self._client).execute_command(*words)
 
     async def close(self) -> None:
         """See `Link.close`."""
@@ -161,7 +163,8 @@ async def _answered(connection: _Connection, waiting: _Waiting) -> bool:
     """Read one reply and hand it out; False if the server does not know the script."""
     try:
         if waiting.asking:
-            await connection.read_response()
+            with contextlib.suppress(exceptions.ResponseError):
+                await connection.read_response()
         reply = await connection.read_response()
     except exceptions.NoScriptError:
         return False

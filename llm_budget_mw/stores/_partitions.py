@@ -64,10 +64,15 @@ def split(grant: Grant) -> list[tuple[Group, Grant]]:
 def in_order(plan: Plan, digits: Sequence[tuple[Group, str]]) -> str:
     """Put the answers of the groups to a settlement into the order of the plan's subjects."""
     found = [""] * len(plan.subjects)
+    told = ""
     for part, answer in digits:
-        for place, digit in zip(part.places, answer, strict=True):
+        outcome, *rest = answer.split(" ")
+        for place, digit in zip(part.places, outcome, strict=True):
             found[place] = digit
-    return "".join(found)
+        for text in rest:
+            number, _, what = text.partition(".")
+            told += f" {part.places[int(number) - 1] + 1}.{what}"
+    return "".join(found) + told
 
 
 def _part(plan: Plan, places: tuple[int, ...]) -> Group:

@@ -117,9 +117,7 @@ class Slots:
         address = self._owners.get(slot)
         return Call(address) if address else None
 
-    def _after(
-        self, answer: object, slot: int, step: Call
-    ) -> Generator[Step, object, Call | None]:
+    def _after(self, answer: object, slot: int, step: Call) -> Generator[Step, object, Call | None]:
         """Return where to try next; None if there is no better place."""
         error = answer.__cause__ if isinstance(answer, StoreError) else answer
         if isinstance(error, exceptions.MovedError):
@@ -152,9 +150,9 @@ _AWAY = (
 
 
 def _told(error: exceptions.AskError, step: Call) -> Address:
+    host, port = cast("Address", error.node_addr)  # pyright: ignore[reportUnknownMemberType]
     # Without a host it is another port of the node that said so.
-    host = cast("str", error.host) or step.address[0]
-    return host, cast("int", error.port)
+    return host or step.address[0], port
 
 
 def _address(holder: list[Any], source: Address) -> Address:

@@ -21,6 +21,9 @@ SwitchVerb = Literal["stop", "resume", "show"]
 class Store(Protocol):
     """A store for threads."""
 
+    shared: bool
+    """Whether other processes count in it as well, so that it can be away."""
+
     def admit(self, plan: Plan) -> Admission:
         """Hold the first offer that fits every limit, or write nothing.
 
@@ -32,7 +35,7 @@ class Store(Protocol):
         """Replace a reservation by what was used; return one digit for each subject.
 
         `1` settled, `2` nothing to do, `3` settled after expiry, `4` charged without a
-        reservation. Raises `StoreError` as `admit` does.
+        reservation; then what it has to tell, see `_commands.read_told`. Raises `StoreError` as `admit` does.
         """
         ...
 
@@ -71,6 +74,14 @@ class Store(Protocol):
         """
         ...
 
+    def claim(self, holder: str, slots: int, lease_ms: int) -> int:
+        """Take one of so many slots for a process, or keep the one it has.
+
+        Returns its number, from 1; 0 if others have them all. It is free again after
+        `lease_ms`, at once with 0. Raises `StoreError` as `admit` does.
+        """
+        ...
+
     def now_ms(self) -> int:
         """Return the store's clock as last heard; no round trip."""
         ...
@@ -82,6 +93,9 @@ class Store(Protocol):
 
 class AsyncStore(Protocol):
     """A store for one event loop; the same operations."""
+
+    shared: bool
+    """Like `Store.shared`."""
 
     async def admit(self, plan: Plan) -> Admission:
         """Like `Store.admit`."""
@@ -109,6 +123,10 @@ class AsyncStore(Protocol):
 
     async def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         """Like `Store.switch`."""
+        ...
+
+    async def claim(self, holder: str, slots: int, lease_ms: int) -> int:
+        """Like `Store.claim`."""
         ...
 
     def now_ms(self) -> int:

@@ -7,14 +7,15 @@ a pool that waits instead of raising, and the deadline on each step that can wai
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 import redis.asyncio
+import redis.asyncio.connection
 import redis.asyncio.sentinel
+import redis.cluster
+import redis.connection
 import redis.sentinel
 from redis import exceptions
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -23,15 +24,15 @@ from redis.retry import Retry
 
 from llm_budget_mw.config import StoreConfig
 from llm_budget_mw.errors import ConfigurationError
+from llm_budget_mw.stores._cluster import Cluster, ClusterScripts
 from llm_budget_mw.stores._direct import DirectScripts
+from llm_budget_mw.stores._slots import Address
+from llm_budget_mw.stores._url import hosts, kind
 from llm_budget_mw.stores.base import AsyncStore, Store
 from llm_budget_mw.stores.memory import AsyncMemoryStore, MemoryStore
 from llm_budget_mw.stores.redis import AsyncRedisStore, RedisStore
 
 _Clock = Callable[[], int]
-_CLUSTER = "redis+cluster:"
-_SENTINEL = "redis+sentinel:"
-_SENTINEL_PORT = 26379
 
 
 def connect(config: StoreConfig, *, test_clock: _Clock | None = None) -> Store:
@@ -42,10 +43,10 @@ def connect(config: StoreConfig, *, test_clock: _Clock | None = None) -> Store:
     """
     if config.url.startswith("memory://"):
         return MemoryStore(test_clock) if test_clock else MemoryStore()
-    make = _maker(config, _SYNC)
-    cluster = config.url.startswith(_CLUSTER)
-    client = _LazyCluster(make) if cluster else DirectScripts(make())
-    return RedisStore(client, prefix=config.prefix, partitioned=cluster, test_clock=test_clock)
+    made = _maker(config, _SYNC)()
+    clustered = isinstance(made, Cluster)
+    scripts = ClusterScripts(made) if clustered else DirectScripts(made)
+    return RedisStore(scripts, prefix=config.prefix, partitioned=clustered, test_clock=test_clock)
 
 
 def connect_async(config: StoreConfig, *, test_clock: _Clock | None = None) -> AsyncStore:
@@ -56,7 +57,7 @@ def connect_async(config: StoreConfig, *, test_clock: _Clock | None = None) -> A
         _maker(config, _ASYNC),
         prefix=config.prefix,
         deadline_s=config.deadline_ms / 1000,
-        partitioned=config.url.startswith(_CLUSTER),
+        partitioned=kind(config.url) == "cluster",
         test_clock=test_clock,
     )
 
@@ -66,33 +67,16 @@ def client(config: StoreConfig) -> Any:
 
     Raises `ConfigurationError` as `connect` does. Of a cluster, making it already connects.
     """
-    return _maker(config, _SYNC)()
-
-
-class _LazyCluster:
-    """A cluster client made by the first command: redis-py's connects when it is made."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._client: Any = None
-
-    def evalsha(self, sha: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
-        return self._ready().evalsha(sha, numkeys, *keys_and_args)
-
-    def eval(self, script: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
-        return self._ready().eval(script, numkeys, *keys_and_args)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-
-    def _ready(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                self._client = self._make()
-            return self._client
+    made = _maker(config, _SYNC)()
+    if not isinstance(made, Cluster):
+        return made
+    node: Any = redis.cluster.ClusterNode
+    seeds = [node(*seed) for seed in made.seeds]
+    options = {**_options(config, _SYNC), **_SYNC.parse_url(_server(config.url))}
+    encrypted = options.pop("connection_class", None) is not None
+    for name in ("host", "timeout", "db"):
+        options.pop(name, None)
+    return redis.RedisCluster(startup_nodes=seeds, ssl=encrypted, **options)
 
 
 class _WaitingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
@@ -116,85 +100,92 @@ class _Library(NamedTuple):
     """The half of redis-py for threads, or the one for event loops; both are half typed."""
 
     clients: Any
+    parse_url: Callable[[str], Any]
     retry: type
     sentinel_pool: type
     socket_waits: bool
     """Whether sockets have a time-out; on an event loop one is over the whole command."""
 
 
-_SYNC = _Library(redis, Retry, _WaitingSentinelPool, socket_waits=True)
-_ASYNC = _Library(redis.asyncio, AsyncRetry, _AsyncWaitingSentinelPool, socket_waits=False)
+_SYNC = _Library(
+    redis,
+    redis.connection.parse_url,  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    Retry,
+    _WaitingSentinelPool,
+    socket_waits=True,
+)
+_ASYNC = _Library(
+    redis.asyncio,
+    redis.asyncio.connection.parse_url,
+    AsyncRetry,
+    _AsyncWaitingSentinelPool,
+    socket_waits=False,
+)
 
 
 def _maker(config: StoreConfig, library: _Library) -> Callable[[], Any]:
-    """Return what makes the client, with everything in the URL checked now."""
-    url, clients, options = config.url, library.clients, _options(config, library)
-    waiting = {"max_connections": config.max_connections, "timeout": config.deadline_ms / 1000}
+    """Return what makes the client or the `Cluster`, with everything in the URL checked now."""
+    making = {"cluster": _of_cluster, "sentinel": _of_sentinel}.get(kind(config.url), _of_server)
     try:
-        if url.startswith(_SENTINEL):
-            sentinels = _sentinels(urlsplit(url))
-            return lambda: _of_sentinel(sentinels, library, options, waiting)
-        if url.startswith(_CLUSTER):
-            url = url.replace(_CLUSTER, "redis:")
-            clients.ConnectionPool.from_url(url)
-            return lambda: clients.RedisCluster.from_url(url, **options)
-        clients.ConnectionPool.from_url(url)
-    except ValueError as error:
+        make = making(config, library)
+        # A connection that is not opened: an option it does not know shows here.
+        library.clients.ConnectionPool.from_url(_server(config.url)).make_connection()
+    except (ValueError, TypeError) as error:
         # Neither the URL nor its password belongs into a log.
         raise ConfigurationError(f"store.url cannot be used: {error}") from None
-    pools = clients.BlockingConnectionPool
-    return lambda: clients.Redis.from_pool(pools.from_url(url, **options, **waiting))
+    return make
+
+
+def _server(url: str) -> str:
+    return hosts(url).server if kind(url) else url
+
+
+def _of_server(config: StoreConfig, library: _Library) -> Callable[[], Any]:
+    pools, options = library.clients.BlockingConnectionPool, _options(config, library)
+    return lambda: library.clients.Redis.from_pool(pools.from_url(config.url, **options))
+
+
+def _of_cluster(config: StoreConfig, library: _Library) -> Callable[[], Any]:
+    read = hosts(config.url)
+    pools = library.clients.BlockingConnectionPool
+    options = {**_options(config, library), **library.parse_url(read.server)}
+
+    def node(address: Address) -> Any:
+        at = {"host": address[0], "port": address[1]}
+        return library.clients.Redis.from_pool(pools(**{**options, **at}))
+
+    return lambda: Cluster(read.addresses, node, config.deadline_ms / 1000)
+
+
+def _of_sentinel(config: StoreConfig, library: _Library) -> Callable[[], Any]:
+    read, options = hosts(config.url), _options(config, library)
+    server = library.parse_url(read.server)
+    encrypted = {name: value for name, value in server.items() if name.startswith("ssl")}
+    if server.pop("connection_class", None):  # the pool chooses a kind of its own
+        server["ssl"] = encrypted["ssl"] = True
+    del server["host"]
+    # One that is silent must leave time for the others, and for the server.
+    share_s = config.deadline_ms / 1000 / (len(read.addresses) + 1)
+    asking = {"socket_timeout": share_s, "socket_connect_timeout": share_s}
+    asking["retry"] = options["retry"]
+
+    def make() -> Any:
+        sentinel = library.clients.sentinel.Sentinel
+        manager = sentinel(read.addresses, sentinel_kwargs={**asking, **encrypted})
+        return manager.master_for(
+            read.service, connection_pool_class=library.sentinel_pool, **{**options, **server}
+        )
+
+    return make
 
 
 def _options(config: StoreConfig, library: _Library) -> dict[str, Any]:
+    """Return how a pool and its connections wait."""
     deadline_s = config.deadline_ms / 1000
     return {
         "socket_timeout": deadline_s if library.socket_waits else None,
         "socket_connect_timeout": deadline_s,
         "retry": library.retry(NoBackoff(), 1, (exceptions.ConnectionError,)),
+        "max_connections": config.max_connections,
+        "timeout": deadline_s,
     }
-
-
-class _Sentinels(NamedTuple):
-    addresses: list[tuple[str, int]]
-    service: str
-    server: dict[str, Any]
-    """Credentials and database of the servers the sentinels watch."""
-
-
-def _sentinels(parts: SplitResult) -> _Sentinels:
-    """Read `redis+sentinel://[user:password@]host[:port],.../service[/database]`."""
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = credentials.partition(":")
-    service, _, database = parts.path.strip("/").partition("/")
-    if not hosts or not service or parts.query:
-        raise ValueError(
-            "write redis+sentinel://[user:password@]host[:port],.../service[/database]"
-        )
-    server = {
-        "username": unquote(user) or None,
-        "password": unquote(password) or None,
-        "db": int(database or 0),
-    }
-    return _Sentinels([_address(host) for host in hosts.split(",")], unquote(service), server)
-
-
-def _address(host: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{host}")
-    return parts.hostname or "localhost", parts.port or _SENTINEL_PORT
-
-
-def _of_sentinel(
-    sentinels: _Sentinels,
-    library: _Library,
-    options: Mapping[str, Any],
-    waiting: Mapping[str, Any],
-) -> Any:
-    manager = library.clients.sentinel.Sentinel(sentinels.addresses, sentinel_kwargs=options)
-    return manager.master_for(
-        sentinels.service,
-        connection_pool_class=library.sentinel_pool,
-        **sentinels.server,
-        **options,
-        **waiting,
-    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from llm_budget_mw import _limits
 from llm_budget_mw.outputs import Counts, merged
-from llm_budget_mw.stores import _commands, _ledger
+from llm_budget_mw.stores import _commands, _ledger, _told
 from llm_budget_mw.stores._additions import in_force, read_addition
 from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
@@ -27,12 +27,16 @@ def _wall_clock_ms() -> int:
 class MemoryStore:
     """A store for one process; one lock around check and charge."""
 
+    shared = False
+
     def __init__(self, clock: Callable[[], int] = _wall_clock_ms) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._accounts: OrderedDict[Subject, _ledger.Account] = OrderedDict()
         self._switches: dict[str, str] = {}
         self._outputs: dict[str, Counts] = {}
+        self._slots: dict[int, tuple[str, int]] = {}
+        """Number -> who has it, and until when."""
 
     def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
@@ -47,16 +51,19 @@ class MemoryStore:
             now = self._clock()
             admitted_at = grant.admission.now_ms if grant.admission else 0
             starts = _commands.window_starts(grant, now)
-            outcome = ""
+            outcome = told = ""
             for place, entry in enumerate(grant.plan.subjects):
                 count = len(entry.limits.limits)
                 account = self._account(entry.subject, now)
                 due = NOTHING if _limits.spared(grant.offer, place) else charges
-                outcome += _ledger.settle(
+                digit = _ledger.settle(
                     account, entry, grant.plan.id, due, starts[:count], admitted_at, now
                 )
+                if digit in "13":
+                    told += _told.tell(account, grant, place, due, now)
+                outcome += digit
                 starts = starts[count:]
-            return outcome
+            return outcome + told
 
     def renew(self, grant: Grant) -> bool:
         """See `Store.renew`."""
@@ -129,6 +136,19 @@ class MemoryStore:
                 if in_force(int(value.partition(" ")[0]), now)
             }
             return Switches(changed, dict(self._switches))
+
+    def claim(self, holder: str, slots: int, lease_ms: int) -> int:
+        """See `Store.claim`."""
+        with self._lock:
+            now = self._clock()
+            taken = {n: each for n, each in self._slots.items() if each[1] > now and n <= slots}
+            mine = next((n for n, (owner, _) in taken.items() if owner == holder), 0)
+            number = mine or next((n for n in range(1, slots + 1) if n not in taken), 0)
+            if number and lease_ms:
+                self._slots[number] = (holder, now + lease_ms)
+                return number
+            self._slots.pop(mine, None)
+            return 0
 
     def now_ms(self) -> int:
         """See `Store.now_ms`."""
@@ -205,6 +225,7 @@ class AsyncMemoryStore:
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         self._store = store or MemoryStore()
+        self.shared = self._store.shared
 
     async def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
@@ -233,6 +254,10 @@ class AsyncMemoryStore:
     async def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         """See `Store.switch`."""
         return self._store.switch(verb, name, value)
+
+    async def claim(self, holder: str, slots: int, lease_ms: int) -> int:
+        """See `Store.claim`."""
+        return self._store.claim(holder, slots, lease_ms)
 
     def now_ms(self) -> int:
         """See `Store.now_ms`."""

@@ -19,8 +19,10 @@ from redis import exceptions
 from llm_budget_mw.errors import StoreError
 from llm_budget_mw.outputs import Counts
 from llm_budget_mw.stores import _commands, _partitions
+from llm_budget_mw.stores._cluster import Cluster, link_to
 from llm_budget_mw.stores._commands import Amended, Switches
-from llm_budget_mw.stores._link import FAILURES, Link, link_to, store_error
+from llm_budget_mw.stores._link import Link, store_error
+from llm_budget_mw.stores._slots import FAILURES
 from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
 from llm_budget_mw.types import NOTHING, Admission, Charges, Grant, Plan, Subject
 
@@ -43,6 +45,8 @@ class Scripts(Protocol):
 
 class _Shared:
     """Keys, clock and the reading of replies: all that both stores do alike."""
+
+    shared = True
 
     def __init__(
         self, prefix: str, test_clock: Callable[[], int] | None, *, partitioned: bool
@@ -160,6 +164,10 @@ class RedisStore(_Shared):
         command = _commands.switch(self._prefix, verb, name, value, self._given_ms())
         return _commands.read_switch(self._run(command))
 
+    def claim(self, holder: str, slots: int, lease_ms: int) -> int:
+        """See `Store.claim`."""
+        return cast("int", self._run(_commands.claim(self._prefix, holder, slots, lease_ms)))
+
     def close(self) -> None:
         """See `Store.close`."""
         self._client.close()
@@ -200,7 +208,7 @@ class AsyncRedisStore(_Shared):
 
     def __init__(
         self,
-        connect: Callable[[], redis.asyncio.Redis | redis.asyncio.RedisCluster],
+        connect: Callable[[], redis.asyncio.Redis | Cluster],
         *,
         prefix: str = "llmb",
         deadline_s: float = 0.1,
@@ -263,6 +271,10 @@ class AsyncRedisStore(_Shared):
         """See `Store.switch`."""
         command = _commands.switch(self._prefix, verb, name, value, self._given_ms())
         return _commands.read_switch(await self._run(command))
+
+    async def claim(self, holder: str, slots: int, lease_ms: int) -> int:
+        """See `Store.claim`."""
+        return cast("int", await self._run(_commands.claim(self._prefix, holder, slots, lease_ms)))
 
     async def close(self) -> None:
         """Close the running loop's client."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_budget_mw import _windows, decision
+from llm_budget_mw.outputs import Counts
 from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.stores.base import AmendVerb, AsyncStore, Store, SwitchVerb
 from llm_budget_mw.types import (
@@ -70,6 +71,12 @@ class Driven:
 
     def renew(self, grant: Grant) -> bool:
         return self._runner.run(self._store.renew(grant))
+
+    def grow(self, grant: Grant, output: int) -> int:
+        return self._runner.run(self._store.grow(grant, output))
+
+    def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
+        return self._runner.run(self._store.learn(noted))
 
     def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
         return self._runner.run(self._store.amend(subject, verb, what))

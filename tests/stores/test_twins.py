@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_budget_mw.stores.base import AmendVerb, Store, SwitchVerb
-from llm_budget_mw.types import NOTHING, Charges, Grant, Limit, LimitSet, Subject
+from llm_budget_mw.types import NOTHING, Charges, Grant, Limit, LimitSet, Subject, Watch
 from tests.servers import ValkeyServer
 from tests.stores.conftest import make_bench
 from tests.stores.kit import (
@@ -40,10 +40,13 @@ def with_options(each: Limit, **options: Any) -> Limit:
 # The month is in both: the store in memory forgets subjects that have only short windows.
 KEPT = limit(10**6, "cost", MONTH, name="kept")
 SETS = [
-    limits(
-        KEPT,
-        with_options(limit(300, name="a"), carry=150),
-        with_options(limit(900, "cost", DAY, name="b"), carry=400),
+    LimitSet(
+        (
+            KEPT,
+            with_options(limit(300, name="a"), carry=150),
+            with_options(limit(900, "cost", DAY, name="b"), carry=400),
+        ),
+        Watch((0.1, 0.5, 1.0, 1.2), factor=1.5, least_nano=100),
     ),
     limits(
         KEPT,

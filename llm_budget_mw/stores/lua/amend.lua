@@ -36,7 +36,7 @@ local function add(line)
   end
   call("HSET", key, "+", text)
   till = tonumber(till)
-  rare.prolong(key, (till > 0 and till - now or YEAR_MS) + KEEP_MS)
+  rare.prolong(key, (till > 0 and math.max(till - now, 0) or YEAR_MS) + KEEP_MS)
   return 1
 end
 

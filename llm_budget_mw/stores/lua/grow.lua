@@ -65,7 +65,7 @@ local function fits(s, subject)
   return true
 end
 
-local subjects, held, spec_at, growing = {}, output, 1, true
+local subjects, held, spec_at, growing = {}, NEVER, 1, true
 for s = 1, #KEYS do
   local subject = read(s, spec_at)
   if not subject then return 0 end

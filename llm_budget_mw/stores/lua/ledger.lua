@@ -9,6 +9,8 @@
 --            start is the counter's own (0: a slot), so nothing is ever reset.
 --   -<name>  the five numbers of a limit that the last admission did not have
 --   +        what operators added, a line each: kind limit amount until id (amend.lua)
+--   !<name>  the window of a limit and how many thresholds were told in it (settle.lua)
+--   ~        what is usually spent (settle.lua)
 --   #<id>    a reservation: state u8, expires, admitted, offer, output, charge_on_expiry u8,
 --            count u8, an amount for each limit, names. state 1 is held; 2 is expired, the
 --            amounts are what was charged; 3 is settled without ever having been held.
