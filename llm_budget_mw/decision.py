@@ -43,6 +43,33 @@ def would_refuse(grant: Grant) -> tuple[str, ...]:
     )
 
 
+def is_spent(plan: Plan, admission: Admission) -> bool:
+    """Return whether what is settled alone refuses every offer, whatever is given back.
+
+    False for a plan nobody could be granted: it only asks how things stand.
+    """
+    lines = _counters(plan, admission)
+    if any(_is_over(line, admission.now_ms) for line in lines):
+        return False
+    return all(
+        offer.max_output >= offer.min_output and any(_leaves_no_room(line, offer) for line in lines)
+        for offer in plan.offers
+    )
+
+
+def _is_over(line: _Line, now_ms: int) -> bool:
+    window = line.limit.window
+    return window.kind != "none" and _windows.span(window, now_ms)[0] != line.counter.start_ms
+
+
+def _leaves_no_room(line: _Line, offer: Offer) -> bool:
+    fixed, each = _limits.charge(line.limit, offer)
+    need = fixed + each * offer.min_output
+    if not need or _limits.spared(offer, line.place):
+        return False
+    return line.counter.committed + need > _limits.usable(line.limit, offer)
+
+
 def statuses(decision: Decision) -> tuple[LimitStatus, ...]:
     """Return every limit as the client may see it; empty if the store was not asked."""
     admission = decision.admission

@@ -94,6 +94,7 @@ class ClusterScripts:
                 try:
                     self._slots.read(self._node(source).call(wire(*_MAP)), source)
                 except FAILURES as error:
+                    self._slots.doubt(source)
                     failure = error
                 else:
                     self._forget_gone()
@@ -177,6 +178,7 @@ class _ClusterLink:
                         reply = await self._node(source).ask(*_MAP)
                     self._slots.read(reply, source)
                 except FAILURES as error:
+                    self._slots.doubt(source)
                     failure = error
                 else:
                     self._forget_gone()

@@ -63,7 +63,7 @@ class Slots:
         self._seeds = tuple(seeds)
         self._owners: dict[int, Address] = {}
         self._doubted = True
-        self._suspect: Address | None = None
+        self._suspects: set[Address] = set()
         self._hint: Address | None = None
 
     def journey(self, key: str) -> Journey:
@@ -90,7 +90,7 @@ class Slots:
         random.shuffle(nodes)
         hinted = [self._hint] if self._hint else []
         found = dict.fromkeys([*hinted, *nodes, *self._seeds])
-        return sorted(found, key=lambda address: address == self._suspect)
+        return sorted(found, key=self._suspects.__contains__)
 
     def begin_reading(self) -> None:
         """Note an attempt to read the map, so that those who wait for it need no other."""
@@ -107,11 +107,13 @@ class Slots:
         if not owners:
             raise exceptions.ClusterDownError("no slot is assigned")
         self.nodes, self._owners = frozenset(nodes), owners
-        self._doubted, self._suspect, self._hint = False, None, None
+        self._doubted, self._hint = False, None
+        self._suspects.clear()
 
     def doubt(self, suspect: Address) -> None:
-        """Have the map read before the next call: this node did not answer as its owner does."""
-        self._doubted, self._suspect = True, suspect
+        """Have the map read before the next call, and not by this node if there are others."""
+        self._doubted = True
+        self._suspects.add(suspect)
 
     def _to_owner(self, slot: int) -> Call | None:
         address = self._owners.get(slot)

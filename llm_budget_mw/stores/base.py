@@ -63,7 +63,7 @@ class Store(Protocol):
         """Change what operators added to a subject's limits, or forget what it used.
 
         `what` is the line of an addition to `add`, the id of one to `drop`, or the names of
-        limits to `reset`. Raises `StoreError` as `admit` does.
+        limits to `reset`. Returns when it holds in every process. Raises `StoreError` as `admit` does.
         """
         ...
 

@@ -23,6 +23,7 @@ from llm_budget_mw.stores._cluster import Cluster, link_to
 from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.stores._link import Link, store_error
 from llm_budget_mw.stores._slots import FAILURES
+from llm_budget_mw.stores._spent import KEPT_MS, Spent
 from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
 from llm_budget_mw.types import NOTHING, Admission, Charges, Grant, Plan, Subject
 
@@ -58,6 +59,7 @@ class _Shared:
         self._prefix = prefix
         self._partitioned = partitioned
         self._test_clock = test_clock
+        self._spent = None if test_clock else Spent()  # a clock set by hand shows the store itself
         self._offset_ms = 0.0
 
     def now_ms(self) -> int:
@@ -69,6 +71,18 @@ class _Shared:
     def _given_ms(self) -> int:
         return self._test_clock() if self._test_clock else 0
 
+    def _known(self, plan: Plan) -> Admission | None:
+        return self._spent.answer(plan, self.now_ms()) if self._spent else None
+
+    def _noted(self, plan: Plan, answer: Admission) -> Admission:
+        if self._spent:
+            self._spent.note(plan, answer)
+        return answer
+
+    def _settling_s(self, verb: AmendVerb) -> float:
+        """Return how long a change may not have reached every process."""
+        return KEPT_MS / 1000 if self._spent and verb != "show" else 0.0
+
     def _is_split(self, plan: Plan) -> bool:
         """Return whether a plan needs keys that one script of a cluster cannot reach."""
         if not self._partitioned:
@@ -79,7 +93,7 @@ class _Shared:
     def _account(self, subject: Subject) -> str:
         return _commands.account_key(self._prefix, subject)
 
-    def _admit(self, plan: Plan, now_ms: int) -> _commands.Command:
+    def _admission(self, plan: Plan, now_ms: int) -> _commands.Command:
         return _commands.admit(plan, self._prefix, now_ms, self._given_ms())
 
     def _read_admit(self, reply: object) -> Admission | int:
@@ -114,15 +128,7 @@ class RedisStore(_Shared):
 
     def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
-        if not self._is_split(plan):
-            return self._admit_whole(plan)
-        steps = _partitions.admission(plan)
-        try:
-            step = next(steps)
-            while True:
-                step = steps.send(self._take(step))
-        except StopIteration as done:
-            return cast("Admission", done.value)
+        return self._known(plan) or self._noted(plan, self._admit(plan))
 
     def settle(self, grant: Grant, charges: Charges) -> str:
         """See `Store.settle`."""
@@ -157,7 +163,9 @@ class RedisStore(_Shared):
     def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
         """See `Store.amend`."""
         command = _commands.amend(self._account(subject), verb, what, self._given_ms())
-        return _commands.read_amend(self._run(command))
+        amended = _commands.read_amend(self._run(command))
+        time.sleep(self._settling_s(verb))
+        return amended
 
     def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         """See `Store.switch`."""
@@ -172,6 +180,17 @@ class RedisStore(_Shared):
         """See `Store.close`."""
         self._client.close()
 
+    def _admit(self, plan: Plan) -> Admission:
+        if not self._is_split(plan):
+            return self._admit_whole(plan)
+        steps = _partitions.admission(plan)
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send(self._take(step))
+        except StopIteration as done:
+            return cast("Admission", done.value)
+
     def _take(self, step: _partitions.Step) -> Admission | None:
         if isinstance(step, Plan):
             return self._admit_whole(step)
@@ -182,9 +201,9 @@ class RedisStore(_Shared):
         return cast("bytes", self._run(self._settle(grant, charges))).decode()
 
     def _admit_whole(self, plan: Plan) -> Admission:
-        answer = self._read_admit(self._run(self._admit(plan, self.now_ms())))
+        answer = self._read_admit(self._run(self._admission(plan, self.now_ms())))
         if isinstance(answer, int):
-            answer = self._read_admit(self._run(self._admit(plan, answer)))
+            answer = self._read_admit(self._run(self._admission(plan, answer)))
         return _certain(answer)
 
     def _run(self, command: _commands.Command) -> object:
@@ -222,15 +241,7 @@ class AsyncRedisStore(_Shared):
 
     async def admit(self, plan: Plan) -> Admission:
         """See `Store.admit`."""
-        if not self._is_split(plan):
-            return await self._admit_whole(plan)
-        steps = _partitions.admission(plan)
-        try:
-            step = next(steps)
-            while True:
-                step = steps.send(await self._take(step))
-        except StopIteration as done:
-            return cast("Admission", done.value)
+        return self._known(plan) or self._noted(plan, await self._admit(plan))
 
     async def settle(self, grant: Grant, charges: Charges) -> str:
         """See `Store.settle`."""
@@ -265,7 +276,9 @@ class AsyncRedisStore(_Shared):
     async def amend(self, subject: Subject, verb: AmendVerb, what: str = "") -> Amended:
         """See `Store.amend`."""
         command = _commands.amend(self._account(subject), verb, what, self._given_ms())
-        return _commands.read_amend(await self._run(command))
+        amended = _commands.read_amend(await self._run(command))
+        await asyncio.sleep(self._settling_s(verb))
+        return amended
 
     async def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         """See `Store.switch`."""
@@ -282,6 +295,17 @@ class AsyncRedisStore(_Shared):
         del self._local.loop
         await link.close()
 
+    async def _admit(self, plan: Plan) -> Admission:
+        if not self._is_split(plan):
+            return await self._admit_whole(plan)
+        steps = _partitions.admission(plan)
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send(await self._take(step))
+        except StopIteration as done:
+            return cast("Admission", done.value)
+
     async def _take(self, step: _partitions.Step) -> Admission | None:
         if isinstance(step, Plan):
             return await self._admit_whole(step)
@@ -293,9 +317,9 @@ class AsyncRedisStore(_Shared):
 
     async def _admit_whole(self, plan: Plan) -> Admission:
         link = self._link()
-        answer = self._read_admit(await link.run(self._admit(plan, self.now_ms())))
+        answer = self._read_admit(await link.run(self._admission(plan, self.now_ms())))
         if isinstance(answer, int):
-            answer = self._read_admit(await link.run(self._admit(plan, answer)))
+            answer = self._read_admit(await link.run(self._admission(plan, answer)))
         return _certain(answer)
 
     async def _run(self, command: _commands.Command) -> object:
