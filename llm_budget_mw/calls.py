@@ -8,7 +8,10 @@ async with guard.call(principal, model="gpt-4o", messages=messages) as call:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import concurrent.futures
+import contextlib
+import logging
+from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
@@ -37,6 +40,13 @@ if TYPE_CHECKING:
 
 _HEAD = RequestHead("POST", "")
 _REFUSED = 400
+_LOOK_S = 0.5
+"""How often a thread that waits for an event loop sees whether it runs."""
+_STOPPED = (
+    "the event loop that makes this call does not run any more: call while it does, or use a "
+    "Guard, which needs none"
+)
+_log = logging.getLogger(__name__)
 
 
 class Scope(Protocol):
@@ -50,6 +60,9 @@ class Scope(Protocol):
 SCOPE: ContextVar[Scope | None] = ContextVar("llm_budget_scope", default=None)
 """The innermost call or `charge` block; the request's budget is the scope around them."""
 
+ATTEMPT: ContextVar[str | None] = ContextVar("llm_budget_attempt", default=None)
+"""Which attempt of a fallback is being made, and what became of the one before: `2/failed`."""
+
 
 class _Call:
     """What the sync and the async call do alike; nothing here waits."""
@@ -59,7 +72,7 @@ class _Call:
     ) -> None:
         self.settlement: Settlement | None = None
         """What the call was charged; None until it is left."""
-        self._origin = origin
+        self._origin = origin._replace(attempt=ATTEMPT.get())
         self._dialect = dialect_for(dialect)
         self._held: Held | None = None
         self._own: Reservation | None = None
@@ -278,11 +291,14 @@ class AsyncCall(_Call):
         await self._leave(self._to_settle(), error)
 
     def __enter__(self) -> Self:
-        """Admit the call from a thread; raises `RuntimeError` on the event loop itself."""
+        """Admit the call from a thread.
+
+        Raises `RuntimeError` on the event loop itself, and where that does not run any more.
+        """
         loop = self._loop
         if loop is None or running_loop() is not None:
             raise RuntimeError("an event loop makes this call: enter it with `async with`")
-        asyncio.run_coroutine_threadsafe(self._enter(), loop).result()
+        _from_thread(self._enter(), loop)
         self._open_scope(self)
         return self
 
@@ -292,10 +308,12 @@ class AsyncCall(_Call):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Settle the call from a thread."""
+        """Settle the call from a thread; where its event loop has stopped its lease ends it."""
         loop = cast("asyncio.AbstractEventLoop", self._loop)
-        leaving = self._leave(self._to_settle(), error)
-        asyncio.run_coroutine_threadsafe(leaving, loop).result()
+        try:
+            _from_thread(self._leave(self._to_settle(), error), loop)
+        except _LoopStoppedError:
+            _log.exception("a call could not be settled; its lease will end it")
 
     def abandon(self) -> None:
         """Settle a call that nobody is going to leave; from any thread, and without waiting."""
@@ -319,6 +337,30 @@ class AsyncCall(_Call):
         if held is not None:
             settling = self._guard.settle(held, self._outcome(error))
             self.settlement = await asyncio.shield(self._guard.start(settling))
+
+
+class _LoopStoppedError(RuntimeError):
+    """The event loop of a call's guard does not run any more."""
+
+
+def _from_thread(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
+    """Wait for work on an event loop; raises `_LoopStoppedError` where that would be for ever."""
+    if not loop.is_running():
+        work.close()
+        raise _LoopStoppedError(_STOPPED)
+    running = asyncio.run_coroutine_threadsafe(work, loop)
+    while True:
+        try:
+            return running.result(_LOOK_S)
+        except TimeoutError as error:
+            if running.done():
+                raise  # its own
+            if not loop.is_running():
+                with contextlib.suppress(RuntimeError):  # closed: nothing will ever run there
+                    loop.call_soon_threadsafe(running.cancel)
+                raise _LoopStoppedError(_STOPPED) from error
+        except concurrent.futures.CancelledError as error:  # as a loop ends, it cancels what runs
+            raise _LoopStoppedError(_STOPPED) from error
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

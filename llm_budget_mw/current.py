@@ -14,6 +14,7 @@ from llm_budget_mw.calls import (
     SCOPE,
     AsyncCall,
     Call,
+    Scope,
     read_report,
     read_request,
     running_loop,
@@ -60,6 +61,8 @@ class Budget:
         """Calls made in this request, refused ones included."""
         self.reservation = Reservation(held)
         """What the request holds, for the first call or for its own answer."""
+        self.scope: Scope | None = None
+        """The scope the handler has opened and not left yet."""
         self._held = held
         self._dialect = dialect
         self._guard = guard
@@ -83,7 +86,7 @@ class Budget:
     @property
     def max_tokens(self) -> int:
         """Output tokens to allow it."""
-        return self._held.grant.output
+        return self._held.grant.max_tokens
 
     @property
     def streams(self) -> bool:
@@ -130,10 +133,41 @@ class Budget:
     def make(self, call: ModelCall, dialect: str) -> Call | AsyncCall:
         """Return a guarded call; see `Scope`."""
         self.calls += 1
-        origin = self._held.origin._replace(call=call, request=self._held.grant.plan.id)
+        request = self._held.grant.plan.id
+        origin = self._held.origin._replace(call=call, request=request, elastic=False)
         if isinstance(self._guard, AsyncGuard):
             return AsyncCall(self._guard, origin, dialect, self.reservation, self._loop)
         return Call(self._guard, origin, dialect, self.reservation)
+
+
+@contextlib.contextmanager
+def apart() -> Generator[None]:
+    """Let what is called in this block be charged to nobody outside it: a request begins.
+
+    A server may have been started inside a `charge` block, by a test or a notebook.
+    """
+    outer = SCOPE.get()
+    SCOPE.set(None)
+    try:
+        yield
+    finally:
+        SCOPE.set(outer)
+
+
+@contextlib.contextmanager
+def handling(budget: Budget) -> Generator[None]:
+    """Let a piece of a handler find its budget, and the scopes it has opened itself.
+
+    A synchronous server takes an answer in pieces, with whatever it likes in between.
+    """
+    token = CURRENT.set(budget)
+    try:
+        with apart():
+            SCOPE.set(budget.scope)
+            yield
+            budget.scope = SCOPE.get()
+    finally:
+        CURRENT.reset(token)
 
 
 class Charged:

@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import io
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic.types
@@ -18,16 +20,18 @@ import openai.types.chat
 import pytest
 
 from llm_budget_mw import events
-from llm_budget_mw.calls import AsyncCall, Call, read_report
+from llm_budget_mw.calls import AsyncCall, Call, read_report, read_request
 from llm_budget_mw.dialects import DIALECTS
 from llm_budget_mw.errors import BudgetExceeded, RequestError
+from llm_budget_mw.events import Origin
 from llm_budget_mw.guard import AsyncGuard, Guard
 from llm_budget_mw.stores.memory import AsyncMemoryStore
-from llm_budget_mw.types import Charges, Grade, Grant, RefusalReason, Usage
+from llm_budget_mw.types import Admission, Charges, Grade, Grant, Plan, RefusalReason, Usage
 from tests.deployment import ALICE, Recorder, SwitchStore, configured, engine_of
 
 TIER = {"requests": "3/day", "tokens": "100000/day", "budget": "$1/day", "max_tokens": 100}
 MESSAGES = [{"role": "user", "content": "hi"}]
+ASK = {"model": "big", "messages": MESSAGES}
 OPENAI_ANSWER = openai.types.chat.ChatCompletion.model_validate(
     {
         "id": "c",
@@ -330,6 +334,87 @@ async def test_a_settlement_outlives_the_call_that_waits_for_it(world: World) ->
 
     assert [outcome for _, _, outcome in world.store.settled] == ["1"]
     assert world.sink.names == [events.SETTLED]
+
+
+# --- an event loop that stops
+
+
+class _Loop:
+    """An event loop in a thread, which a test may stop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+    def close(self) -> None:
+        """End what still runs there, as `asyncio.run` does."""
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.sleep(0.01))
+        self.loop.close()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_thread_does_not_wait_for_a_loop_that_has_stopped(world: World, closed: bool) -> None:
+    """It is told at once that nobody will admit its call."""
+    stopped = _Loop()
+    stopped.stop()
+    if closed:
+        stopped.close()
+    made = AsyncCall(
+        world.waiting, Origin(ALICE, read_request("openai_chat", ASK)), "custom", loop=stopped.loop
+    )
+
+    with pytest.raises(RuntimeError, match="does not run any more"), made:
+        raise AssertionError("nobody admitted it")
+    if not closed:
+        stopped.close()
+
+    assert world.store.plans == []
+
+
+def test_a_loop_that_stops_during_an_admission_leaves_nobody_waiting(world: World) -> None:
+    """The thread goes on, and what the store may hold is given back."""
+    running, asked = _Loop(), threading.Event()
+
+    class Silent(AsyncMemoryStore):
+        async def admit(self, plan: Plan) -> Admission:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError("never")
+
+    guard = AsyncGuard(world.waiting.engine, world.waiting.config, Silent(world.store))
+    made = AsyncCall(
+        guard, Origin(ALICE, read_request("openai_chat", ASK)), "custom", loop=running.loop
+    )
+    with ThreadPoolExecutor() as pool:
+        entering = pool.submit(made.__enter__)
+        assert asked.wait(10)
+        running.stop()
+        with pytest.raises(RuntimeError, match="does not run any more"):
+            entering.result(10)
+    running.close()
+
+
+def test_a_call_whose_loop_stops_before_its_end_is_left_to_its_lease(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer of the provider is not lost with the settlement, which the log tells of."""
+    running = _Loop()
+    made = AsyncCall(
+        world.waiting, Origin(ALICE, read_request("openai_chat", ASK)), "custom", loop=running.loop
+    )
+    with made:
+        running.stop()
+    running.close()
+
+    assert (made.settlement, world.store.settled) == (None, [])
+    assert "its lease will end it" in caplog.text
 
 
 # --- reports

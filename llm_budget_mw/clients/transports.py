@@ -8,12 +8,13 @@ from typing import Any, Literal, NamedTuple, Self
 from llm_budget_mw._body import decoded
 from llm_budget_mw.calls import SCOPE, AsyncCall, Scope, running_loop
 from llm_budget_mw.clients.library import Library, joined
+from llm_budget_mw.clients.pace import PaceExceeded
 from llm_budget_mw.clients.refusal import refuse
 from llm_budget_mw.clients.streams import AsyncGuardedStream, GuardedStream
 from llm_budget_mw.clients.watched import Watched
 from llm_budget_mw.current import CURRENT
 from llm_budget_mw.dialects import dialect_for
-from llm_budget_mw.dialects.detection import detect
+from llm_budget_mw.dialects.detection import costs_nothing, detect
 from llm_budget_mw.dialects.protocol import Dialect, RequestHead
 from llm_budget_mw.errors import BudgetError, ConfigurationError, RequestError
 
@@ -30,9 +31,9 @@ class Rules(NamedTuple):
     outside: Scope | None
     """Who is charged for a call that nobody else is."""
     dialect: str | None
-    """The dialect of every request but GET; None: by its path."""
+    """The dialect of every request that is not free; None: by its path."""
     unknown: Literal["refuse", "pass"]
-    """What becomes of a request, other than GET, that no dialect knows."""
+    """What becomes of a request that no dialect knows, and that may cost something."""
 
 
 class _Transport:
@@ -63,7 +64,7 @@ class _Transport:
         return Watched(self._rules.library, head, dialect, asked, call)
 
     def _dialect(self, head: RequestHead) -> str | None:
-        if head.method == "GET":
+        if costs_nothing(head.method, head.path):
             return None
         name = self._rules.dialect or (detect(head.path) if head.method == "POST" else None)
         if name is None and self._rules.unknown == "refuse":
@@ -104,6 +105,9 @@ class GuardedTransport(_Transport):
             response = self._inner.handle_request(watched.written(request))
             stream = joined(GuardedStream, self._rules.library.stream)(response.stream, watched)
             return watched.start(response, stream)
+        except PaceExceeded as error:
+            watched.settle(error)
+            return refuse(self._rules.library, request, error)
         except BaseException as error:
             watched.settle(error)
             raise
@@ -152,6 +156,9 @@ class AsyncGuardedTransport(_Transport):
             response = await self._inner.handle_async_request(watched.written(request))
             kind = joined(AsyncGuardedStream, self._rules.library.async_stream)
             return watched.start(response, kind(response.stream, watched))
+        except PaceExceeded as error:
+            await watched.settle_async(error)
+            return refuse(self._rules.library, request, error)
         except BaseException as error:
             await watched.settle_async(error)
             raise

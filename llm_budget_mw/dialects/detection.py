@@ -32,6 +32,26 @@ _AFTER = {"bedrock": "/model/", "bedrock_invoke": "/model/"}
 _ENDING = re.compile(
     "(?:" + "|".join(f"(?P<{name}>{ending})" for name, ending in _ENDINGS.items()) + r")\Z"
 )
+_FREE = re.compile(
+    "(?:"
+    + "|".join(
+        (
+            r"/v1/messages/count_tokens",
+            rf"{_PARENT}/responses/input_tokens",
+            r"/models/[^/]+:(?:counttokens|computetokens)",
+            r"/model/[^/]+/count-tokens",
+            r"/v1/(?:de)?tokenize",
+            rf"{_PARENT}/moderations",
+            rf"{_PARENT}/files",
+            rf"{_PARENT}/uploads(?:/[^/]+/(?:parts|complete))?",
+            r"/[^/]+/cancel",
+        )
+    )
+    + r")\Z"
+)
+"""The end of the path of what providers do for nothing: counting, moderation, files, an end."""
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+"""Methods that only read or take away."""
 _ODD = re.compile(r"//|/\.{1,2}(?:/|$)|[%\\;?#\x00-\x1f\x7f]")
 
 
@@ -45,6 +65,18 @@ def detect(path: str) -> str | None:
     if match is None or path.find(_AFTER.get(match.lastgroup or "", ""), 0, match.start()) < 0:
         return None
     return match.lastgroup
+
+
+def costs_nothing(method: str, path: str) -> bool:
+    """Return whether providers are known to bill nothing for a request to a decoded path.
+
+    True lets a request pass unmetered, so this is for what an application itself sends: at an
+    edge it would let strangers use its key.
+    """
+    if method in _HARMLESS:
+        return True
+    path = plain(path).rstrip("/ ")
+    return method == "POST" and _FREE.search(path) is not None and not is_odd(path)
 
 
 def plain(path: str) -> str:

@@ -9,13 +9,8 @@ import httpx2
 import pytest
 
 from llm_budget_mw import BudgetExceeded, ConfigurationError
-from llm_budget_mw.clients.fallback import (
-    ATTEMPT,
-    Chosen,
-    Tried,
-    fallback,
-    fallback_async,
-)
+from llm_budget_mw.calls import ATTEMPT
+from llm_budget_mw.clients import Chosen, Tried, fallback, fallback_async
 from llm_budget_mw.current import charge
 from tests.clients.provider import failing
 from tests.clients.world import World
@@ -157,6 +152,8 @@ def test_every_attempt_is_admitted_at_its_own_price(world: World) -> None:
 
     assert chosen.name == "third"
     assert [event["grade"] for event in world.sink.settled] == ["released", "exact", "exact"]
+    attempts_told = [event["attempt"] for event in world.sink.settled]
+    assert attempts_told == ["1", "2/failed", "3/rejected"]
     assert world.open_reservations == 0
 
 
@@ -170,5 +167,7 @@ def test_a_model_too_dear_for_what_is_left_gives_way_to_a_cheaper_one(world: Wor
         assert chosen.name == "small"
         assert [tried.outcome for tried in chosen.tried] == ["refused", "accepted"]
         assert len(poor.stage.seen) == 1
+        assert [event["attempt"] for event in poor.sink.refused] == ["1"]
+        assert [event["attempt"] for event in poor.sink.settled] == ["2/refused"]
         with pytest.raises(BudgetExceeded):
             fallback([("big", big), ("broken", failed(ValueError()))])

@@ -15,12 +15,19 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from llm_budget_mw import BudgetExceeded, ConfigurationError, RequestError
-from llm_budget_mw.clients import guarded
+from llm_budget_mw.clients import AsyncPace, Retries, UpstreamLimit, guarded
 from llm_budget_mw.current import charge
-from llm_budget_mw.stores.memory import AsyncMemoryStore
+from llm_budget_mw.stores.memory import AsyncMemoryStore, MemoryStore
 from llm_budget_mw.types import Admission, Charges, Grant, Plan
 from tests.clients.provider import INPUT, LENGTH, failing, redirecting
-from tests.clients.sdks import HI, async_claude, async_openai, openai_client
+from tests.clients.sdks import (
+    HI,
+    async_claude,
+    async_openai,
+    claude_client,
+    gemini_client,
+    openai_client,
+)
 from tests.clients.world import World, until
 from tests.deployment import ALICE
 from tests.servers import free_port
@@ -241,14 +248,17 @@ def provider_in_steps() -> httpx2.AsyncBaseTransport:
     return Provider()
 
 
+@pytest.mark.parametrize("layered", [False, True], ids=["alone", "with retries and pace"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_cancellation_at_every_await_leaves_nothing_behind(
-    world: World, stream: bool
+    world: World, stream: bool, layered: bool
 ) -> None:
-    """Wherever it strikes: what was admitted is settled, once."""
+    """Wherever it strikes: what was admitted is settled, once, and no turn stays taken."""
     world.waiting.store = _Steps(world.store)
+    pace = AsyncPace(UpstreamLimit("big", requests=1000), store=_Steps(MemoryStore()))
+    layers: dict[str, Any] = {"retries": Retries(), "pace": pace} if layered else {}
     client: Any = async_openai(
-        world, lambda kind: world.guarded(kind, transport=provider_in_steps())
+        world, lambda kind: world.guarded(kind, transport=provider_in_steps(), **layers)
     )
 
     async def ask() -> None:
@@ -273,7 +283,8 @@ async def test_cancellation_at_every_await_leaves_nothing_behind(
             await asking
         while world.waiting._running:
             await asyncio.gather(*world.waiting._running)
-        assert world.open_reservations == 0, steps
+        assert (world.open_reservations, pace.waiting) == (0, 0), steps
+    await pace.close()
 
     assert steps > 8
     ids = [plan_id for plan_id, _, outcome in world.store.settled if outcome == "1"]
@@ -321,6 +332,31 @@ def test_what_only_reads_passes(world: World) -> None:
     """A list of models needs no budget, and no scope."""
     assert list(openai_client(world).models.list()) == []
     assert [seen.method for seen in world.stage.seen] == ["GET"]
+
+
+def test_what_costs_nothing_passes(world: World) -> None:
+    """It needs no budget and no scope, whatever dialect the calls of a model have."""
+    world.stage.faults.extend([PlainTextResponse("{}", media_type="application/json")] * 8)
+    client = openai_client(world, lambda kind: world.guarded(kind, dialect="openai_chat"))
+    client.moderations.create(input="hi")
+    client.files.create(file=b"{}", purpose="batch")
+    client.files.delete("f")
+    client.responses.input_tokens.count(model="big", input="hi")
+    client.batches.cancel("b")
+    claude_client(world).messages.count_tokens(model="claude-x", messages=HI)
+    gemini_client(world).models.count_tokens(model="gemini-x", contents="hi")
+
+    assert [seen.method for seen in world.stage.seen].count("DELETE") == 1
+    assert len(world.stage.seen) == 7
+    assert world.store.plans == []
+
+
+def test_a_batch_is_refused(world: World) -> None:
+    """Its calls have to be reserved first."""
+    with charge(world.guard, ALICE), pytest.raises(RequestError, match="batches is no call"):
+        openai_client(world).batches.create(
+            input_file_id="f", endpoint="/v1/chat/completions", completion_window="24h"
+        )
 
 
 def test_what_no_dialect_knows_is_refused(world: World) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from fastapi import BackgroundTasks, FastAPI
@@ -34,6 +35,7 @@ from tests.deployment import ALICE, SwitchStore, async_store, configured
 
 BOB = Principal("bob")
 ISSUER = Issuer()
+CREDENTIAL = {"authorization": f"Bearer {ISSUER.token('alice')}"}
 ASK: dict[str, Any] = {"model": "big", "messages": HI}
 ROUTE = {"path": "/ask", "dialect": "custom", "model": "big", "input_tokens": 40, "max_tokens": 50}
 TOKENS = INPUT["big"] + LENGTH
@@ -302,6 +304,98 @@ async def test_another_loop_than_that_of_the_guard_is_refused(world: World) -> N
     assert (world.stage.seen, world.open_reservations) == ([], 0)
 
 
+# --- a server that was started inside a block
+
+
+async def _asgi(service: Service, ask: Callable[[], Any], path: str) -> None:
+    @service.app.post("/ask")
+    @service.app.post("/free")
+    async def endpoint() -> None:
+        await asyncio.to_thread(ask)
+
+    transport = httpx2.ASGITransport(service.app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://site") as client:
+        await client.post(path, headers=CREDENTIAL, json={})
+
+
+async def _wsgi(service: Service, ask: Callable[[], Any], path: str) -> None:
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        if path == "/free":
+            ask()
+            return []
+        return pieces()
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(2):
+            yield b"."
+            ask()
+
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": path,
+        "HTTP_AUTHORIZATION": CREDENTIAL["authorization"],
+    }
+    body: Any = WSGIBudgetMiddleware(app, guard=service.guard)(environ, lambda *_: lambda _: None)
+    with contextlib.closing(body) if path == "/ask" else contextlib.nullcontext():
+        for _ in body:
+            pass
+
+
+edges = pytest.mark.parametrize("serve", [_asgi, _wsgi])
+
+
+@edges
+async def test_a_server_inside_a_block_charges_who_sends_the_request(
+    world: World, serve: Any
+) -> None:
+    """Not the principal of the block, which is that of whoever started the server."""
+    service, client = Service(), openai_client(world)
+    with charge(world.guard, BOB):
+        await serve(service, lambda: create(client)(**ASK), "/ask")
+        create(client)(**ASK)  # the block goes on
+
+    subjects = {entry.subject.name for plan in service.store.plans for entry in plan.subjects}
+    assert (subjects, len(world.stage.seen)) == ({"user/alice"}, 3 if serve is _wsgi else 2)
+    assert len(world.store.plans) == 1
+
+
+@edges
+async def test_an_unguarded_request_inside_a_block_is_nobodys(world: World, serve: Any) -> None:
+    """A call it makes is refused like any other without a scope."""
+    service, client = Service(), openai_client(world)
+    with charge(world.guard, BOB), pytest.raises(ConfigurationError, match="nobody is charged"):
+        await serve(service, lambda: create(client)(**ASK), "/free")
+
+    assert world.stage.seen == []
+
+
+def test_a_block_of_a_generator_lasts_as_long_as_it_does(world: World) -> None:
+    """A WSGI server takes its pieces one by one, with other requests in between."""
+    service, client = Service(), openai_client(world)
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        with charge(world.guard, BOB):
+            for _ in range(3):
+                yield b"."
+                create(client)(**ASK)
+        create(client)(**ASK)
+
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/ask",
+        "HTTP_AUTHORIZATION": CREDENTIAL["authorization"],
+    }
+    body: Any = WSGIBudgetMiddleware(app, guard=service.guard)(environ, lambda *_: lambda _: None)
+    with contextlib.closing(body):
+        for _ in body:
+            assert (SCOPE.get(), CURRENT.get()) == (None, None)
+
+    assert (who(world), len(world.store.plans)) == ({"user/bob"}, 3)
+    assert service.store.charged().requests == 1
+
+
 # --- applications
 
 
@@ -321,9 +415,8 @@ class Service:
 
     def post(self) -> Any:
         """Send a request of alice."""
-        credential = {"authorization": f"Bearer {ISSUER.token('alice')}"}
         with TestClient(self.app, raise_server_exceptions=False) as client:
-            return client.post("/ask", headers=credential, json={})
+            return client.post("/ask", headers=CREDENTIAL, json={})
 
 
 @pytest.mark.parametrize("rounds", [1, 3])

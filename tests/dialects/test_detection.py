@@ -7,7 +7,7 @@ import time
 import pytest
 
 from llm_budget_mw.dialects import DIALECTS
-from llm_budget_mw.dialects.detection import detect, is_odd
+from llm_budget_mw.dialects.detection import costs_nothing, detect, is_odd
 from llm_budget_mw.dialects.protocol import RequestHead
 from llm_budget_mw.errors import RequestError
 
@@ -92,6 +92,57 @@ def test_other_paths_tell_nothing(path: str) -> None:
     assert detect(path) is None
 
 
+FREE = [
+    "/v1/messages/count_tokens",
+    "/anthropic/v1/messages/count_tokens",
+    "/v1/responses/input_tokens",
+    "/v1beta/models/gemini-x:countTokens",
+    "/v1/projects/p/locations/l/publishers/google/models/gemini-x:computeTokens",
+    "/model/amazon.nova-lite-v1:0/count-tokens",
+    "/v1/tokenize",
+    "/v1/moderations",
+    "/v1/files",
+    "/upload/v1beta/files",
+    "/v1/uploads",
+    "/v1/uploads/u/parts",
+    "/v1/uploads/u/complete",
+    "/v1/batches/b/cancel",
+    "/v1/messages/batches/b/cancel",
+    "/v1/responses/r/cancel",
+]
+BILLED = [
+    *[paths[0] for paths in KNOWN.values()],
+    "/v1/messages/batches",
+    "/v1/batches",
+    "/v1/images/generations",
+    "/v1/audio/speech",
+    "/v1/vector_stores/v/files",
+    "/v1/fine_tuning/jobs",
+    "/v1/threads/t/runs",
+    "/v1beta/cachedContents",
+    "/v1/files/../chat/completions/moderations",
+    "/v1//files",
+    "/x/chat/completions%2f../v1/files",
+    "/my/moderations",
+    "/",
+]
+
+
+@pytest.mark.parametrize("path", FREE)
+def test_what_providers_do_for_nothing_is_known(path: str) -> None:
+    """Counting, moderation, files, and an end; however it is spelt, but not for every method."""
+    assert costs_nothing("POST", path)
+    assert costs_nothing("POST", path.upper() + "/")
+    assert not costs_nothing("PUT", path)
+
+
+@pytest.mark.parametrize("path", BILLED)
+def test_nothing_else_is_taken_for_free(path: str) -> None:
+    """To read and to delete always is."""
+    assert not costs_nothing("POST", path)
+    assert all(costs_nothing(method, path) for method in ("GET", "HEAD", "OPTIONS", "DELETE"))
+
+
 def refusal(name: str, path: str) -> str:
     """Return why a dialect refuses a request without anything in it, if it does."""
     try:
@@ -117,5 +168,6 @@ def test_a_long_path_takes_no_time(piece: str) -> None:
 
     detect(path)
     is_odd(path)
+    costs_nothing("POST", path)
 
     assert time.perf_counter() - begun < 0.5

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, assert_type
 
+import httpx2
+import openai
+
 from llm_budget_mw import (
     AsyncCall,
     AsyncGuard,
@@ -19,7 +22,18 @@ from llm_budget_mw import (
     Principal,
     Sink,
     current_budget,
+    fit_messages,
     load,
+)
+from llm_budget_mw.clients import (
+    AsyncPace,
+    Chosen,
+    Pace,
+    Retries,
+    Tried,
+    UpstreamLimit,
+    fallback,
+    guarded,
 )
 from llm_budget_mw.types import Grant, LimitStatus, Refusal, Settlement, Usage
 
@@ -74,6 +88,35 @@ async def handlers() -> None:
     assert_type(budget.usage, Usage | None)
     async with budget.call(model="gpt-4o", messages=[]) as call:
         assert_type(call, Call | AsyncCall)
+
+
+def clients(guard: Guard, pace: Pace, async_pace: AsyncPace) -> None:
+    assert_type(guarded(httpx2.Client, timeout=5.0), httpx2.Client)
+    assert_type(guarded(openai.DefaultHttpxClient), openai.DefaultHttpxClient)
+    asynchronous = guarded(
+        httpx2.AsyncClient,
+        outside=(guard, Principal("jobs")),
+        dialect="openai_compatible",
+        unknown="pass",
+        retries=Retries(attempts=2),
+        pace=async_pace,
+    )
+    assert_type(asynchronous, httpx2.AsyncClient)
+    guarded(httpx2.Client, pace=Pace(UpstreamLimit("m", requests=500), store=guard.store))
+    guarded(httpx2.Client, unknown="ignore")  # type: ignore[arg-type]
+    guarded(httpx2.Client, retries=3)  # type: ignore[arg-type]
+    guarded(httpx2.Client())  # type: ignore[arg-type]
+
+
+def fallbacks() -> None:
+    chosen = fallback([("a", lambda: 1), ("b", lambda: 2)], accept=lambda answer: answer > 1)
+    assert_type(chosen, Chosen[int])
+    assert_type(chosen.answer, int)
+    assert_type(chosen.tried, tuple[Tried, ...])
+
+
+def conversations(messages: list[dict[str, str]]) -> None:
+    assert_type(fit_messages(messages, 1000, model="gpt-4o"), list[dict[str, str]])
 
 
 def refusals(error: BudgetExceeded) -> None:

@@ -15,18 +15,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Generic, Literal, NamedTuple, TypeVar
 
+from llm_budget_mw.calls import ATTEMPT
 from llm_budget_mw.errors import BudgetExceeded, ConfigurationError
 
 T = TypeVar("T")
 
 Outcome = Literal["accepted", "rejected", "refused", "failed"]
 """Of an attempt: `rejected` by `accept`, `refused` by a budget, `failed` with any other error."""
-
-ATTEMPT: ContextVar[str | None] = ContextVar("llm_budget_attempt", default=None)
-"""Which attempt of a chain is being made, and what became of the one before: `2/failed`."""
 
 
 class Tried(NamedTuple):
