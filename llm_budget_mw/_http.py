@@ -155,7 +155,9 @@ def _is_budget(refusal: Refusal) -> bool:
 
 def _refusal_message(refusal: Refusal, config: RefusalsConfig) -> str:
     spent = refusal.reason in (RefusalReason.EXHAUSTED, RefusalReason.NEVER)
-    hint = f" {config.upgrade_hint}" if spent and config.upgrade_hint else ""
+    # No tier raises what is shared with others.
+    own = refusal.binding is not None and is_own(refusal.binding.subject)
+    hint = f" {config.upgrade_hint}" if spent and own and config.upgrade_hint else ""
     return refusal.message + hint
 
 

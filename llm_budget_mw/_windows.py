@@ -45,6 +45,11 @@ def time_zone(name: str) -> tzinfo:
         ) from None
 
 
+def in_utc(at_ms: int) -> str:
+    """Return a moment in ISO 8601, to the second: `2027-01-19T12:00:00Z`."""
+    return f"{_EPOCH + timedelta(milliseconds=at_ms):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def span(window: Window, now_ms: int) -> tuple[int, int]:
     """Return start and end of the window around `now_ms`; (0, 0) if it never ends."""
     if window.kind == "none":

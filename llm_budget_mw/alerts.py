@@ -11,18 +11,18 @@ from llm_budget_mw.types import Limit, Subject
 
 
 class Crossing(NamedTuple):
-    """A settlement or an admission took a limit past one of the configured thresholds."""
+    """A settlement took a limit past one of the configured thresholds."""
 
     subject: Subject
     limit: Limit
     threshold: float
     """Part of the amount: 0.8 is 80 %."""
     used: int
-    """In the unit of the limit, just after it was crossed."""
+    """Settled in the unit of the limit, just after it was crossed."""
     amount: int
     """What the limit was then, additions included."""
     window_start_ms: int
-    """Start of the window in which it counts; 0 for concurrency."""
+    """Start of the window in which it counts; 0 where it never ends."""
 
 
 class Anomaly(NamedTuple):
@@ -35,12 +35,3 @@ class Anomaly(NamedTuple):
     minutes: int
     usual: int
     """In a day, as far as it is known."""
-
-
-def is_unusual(spent: int, usual: int, factor: float, least: int) -> bool:
-    """Return whether what was spent within minutes is worth telling.
-
-    `usual` is that of a day, `factor` how many times that is unusual, and less than `least`
-    never is.
-    """
-    return spent >= max(least, 1) and spent > usual * factor

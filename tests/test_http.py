@@ -198,6 +198,34 @@ def test_a_hint_is_given_where_a_larger_tier_would_help(reason: RefusalReason, t
     assert ("See /plans." in error_of(answer)["message"]) is told
 
 
+def texts_of(value: Any) -> list[str]:
+    """Return every text in a body."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for part in value for text in texts_of(part)]
+    return [value] if isinstance(value, str) else []
+
+
+@pytest.mark.parametrize("reason", [EXHAUSTED, NEVER])
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_a_hint_arrives_in_every_dialect(dialect: str, reason: RefusalReason) -> None:
+    """At the end of the message, whatever is in it."""
+    hint = 'Größere Pläne: "pro" unter https://example.org/plans?from=429&x={}.'
+    answer = answer_to(refusal_of(reason, 9_000_000, MONEY), dialect, upgrade_hint=hint)
+
+    assert f"The limit is used up. {hint}" in texts_of(json.loads(answer.body))
+
+
+def test_nobody_is_sent_to_a_larger_tier_for_what_others_use_too() -> None:
+    """A tier raises the limits of its principals, not those of everybody."""
+    refusal = refusal_of(EXHAUSTED, 9, MONEY)
+    shared = status_of(MONEY)._replace(subject=Subject("deployment", "deployment"))
+    answer = answer_to(refusal._replace(binding=shared), upgrade_hint="See /plans.")
+
+    assert "See /plans." not in error_of(answer)["message"]
+
+
 def test_nothing_is_told_of_what_is_used_or_by_whom() -> None:
     """Amounts in use and names of subjects stay inside: they may be those of a whole tenant."""
     answer = answer_to(refusal_of(EXHAUSTED, 9, MONEY, TOKENS))

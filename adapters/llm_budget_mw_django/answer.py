@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -13,10 +13,11 @@ from django.http.response import HttpResponseBase
 
 from llm_budget_mw import _http
 from llm_budget_mw.config import Config
-from llm_budget_mw.current import CURRENT, Budget
+from llm_budget_mw.current import handling
 from llm_budget_mw.exchange import AsyncExchange, Exchange
 from llm_budget_mw.gate import Refused, answer_to
 from llm_budget_mw.routes import Route
+from llm_budget_mw_django.elastic import advances_of, covered, covered_async
 
 End = Callable[[BaseException | None], object]
 """Settles, once, from any thread; takes what the application raised."""
@@ -27,18 +28,12 @@ AsyncEnd = Callable[[BaseException | None], Awaitable[object]]
 def refusal(error: Refused, route: Route, config: Config, request: HttpRequest) -> HttpResponse:
     """Return what a client is told, in the dialect of its route."""
     answer = answer_to(error, route, config)
-    body = b"" if request.method == "HEAD" else answer.body
-    return HttpResponse(body, status=answer.status, headers=dict(answer.headers))
+    return sent(answer._replace(body=b"") if request.method == "HEAD" else answer)
 
 
-@contextlib.contextmanager
-def current(budget: Budget) -> Generator[None]:
-    """Let `current_budget` find this budget."""
-    token = CURRENT.set(budget)
-    try:
-        yield
-    finally:
-        CURRENT.reset(token)
+def sent(answer: _http.Answer) -> HttpResponse:
+    """Return a whole answer in Django's words."""
+    return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
 def watch(
@@ -48,12 +43,25 @@ def watch(
     _set_headers(response, exchange.start(response.status_code, list(response.headers.items())))
     if isinstance(response, StreamingHttpResponse):
         pieces: Any = response.streaming_content
-        if response.is_async:
+        if exchange.elastic is not None:
+            advance, async_advance = advances_of(exchange)
+            response.streaming_content = (
+                covered_async(pieces, exchange, exchange.elastic, async_advance, async_end)
+                if response.is_async
+                else covered(pieces, exchange, exchange.elastic, advance, end)
+            )
+        elif response.is_async:
             response.streaming_content = _async_pieces(pieces, exchange, async_end)
         else:
             response.streaming_content = _pieces(pieces, exchange, end)
     elif isinstance(response, HttpResponse):
-        tap = exchange.tap
+        tap, elastic = exchange.tap, exchange.elastic
+        if elastic is not None:
+            # It is whole already: nothing is left to be ended.
+            elastic.waive()
+            elastic.take(response.content, more=False)
+            response.content = elastic.ready()
+            return
         passed = tap.feed(response.content) + tap.end()
         if tap.rewrites:
             response.content = passed
@@ -119,7 +127,7 @@ def _pieces(
     tap = exchange.tap
     try:
         while True:
-            with current(exchange.budget):
+            with handling(exchange.budget):
                 piece = next(pieces, None)
             if piece is None:
                 break
@@ -143,7 +151,7 @@ async def _async_pieces(
     tap = exchange.tap
     try:
         while True:
-            with current(exchange.budget):
+            with handling(exchange.budget):
                 piece = await anext(pieces, None)
             if piece is None:
                 break

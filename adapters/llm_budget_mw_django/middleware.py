@@ -11,13 +11,13 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from llm_budget_mw.current import Budget
+from llm_budget_mw.current import Budget, apart, handling
 from llm_budget_mw.exchange import AsyncExchange, Exchange
 from llm_budget_mw.gate import REFUSED
 from llm_budget_mw.guard import Held
 from llm_budget_mw.routes import Route, Routes, route_of
 from llm_budget_mw_django import settings
-from llm_budget_mw_django.answer import at_close, current, ends_of, refusal, watch
+from llm_budget_mw_django.answer import at_close, ends_of, refusal, sent, watch
 from llm_budget_mw_django.body import head_of, put_back, read_body
 from llm_budget_mw_django.marks import mark_of
 
@@ -52,9 +52,12 @@ class BudgetMiddleware:
         if self._is_async:
             return self.__acall__(request)
         edge = settings.edge()
+        if request.path == edge.desk.path:
+            return _tell(request, edge)
         route = _find_route(request, edge.routes)
         if route is None:
-            return self.get_response(request)
+            with apart():
+                return self.get_response(request)
         head = head_of(request)
         try:
             held = edge.gate.admit(
@@ -65,7 +68,7 @@ class BudgetMiddleware:
         exchange = Exchange(edge.guard, route, held)
         try:
             put_back(request, exchange.written(head))
-            with current(exchange.budget):
+            with handling(exchange.budget):
                 setattr(request, BUDGET, exchange.budget)
                 response = self.get_response(request)
             return _watched(request, response, exchange)
@@ -76,9 +79,12 @@ class BudgetMiddleware:
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         """Like `__call__`, on an event loop."""
         edge = settings.async_edge()
+        if request.path == edge.desk.path:
+            return await _tell_async(request, edge)
         route = _find_route(request, edge.routes)
         if route is None:
-            return cast("HttpResponseBase", await self.get_response(request))
+            with apart():
+                return cast("HttpResponseBase", await self.get_response(request))
         _refuse_wsgi(request)
 
         async def read(limit: int) -> bytes:
@@ -92,7 +98,7 @@ class BudgetMiddleware:
         exchange = AsyncExchange(edge.guard, route, cast("Held", found))
         try:
             put_back(request, exchange.written(head))
-            with current(exchange.budget):
+            with handling(exchange.budget):
                 setattr(request, BUDGET, exchange.budget)
                 response = await self.get_response(request)
             return _watched(request, response, exchange)
@@ -113,6 +119,25 @@ class BudgetMiddleware:
 
     def _edge(self) -> settings.Edge | settings.AsyncEdge:
         return settings.async_edge() if self._is_async else settings.edge()
+
+
+def _tell(request: HttpRequest, edge: settings.Edge) -> HttpResponse:
+    """Answer a caller who asks for its own limits."""
+    desk = edge.desk
+    try:
+        return sent(desk.answer(request.method or "", lambda: edge.login(request)))
+    except REFUSED as error:
+        return refusal(error, desk.route, edge.guard.config, request)
+
+
+async def _tell_async(request: HttpRequest, edge: settings.AsyncEdge) -> HttpResponse:
+    """Like `_tell`, on an event loop."""
+    _refuse_wsgi(request)
+    desk = edge.desk
+    try:
+        return sent(await desk.answer(request.method or "", lambda: edge.login(request)))
+    except REFUSED as error:
+        return refusal(error, desk.route, edge.guard.config, request)
 
 
 def _find_route(request: HttpRequest, routes: Routes) -> Route | None:

@@ -20,6 +20,7 @@ from llm_budget_mw.errors import ConfigurationError
 from llm_budget_mw.gate import AsyncGate, Gate
 from llm_budget_mw.guard import AsyncGuard, Guard
 from llm_budget_mw.routes import Routes
+from llm_budget_mw.self_service import AsyncDesk, Desk
 from llm_budget_mw_django.login import JWT, AsyncLogin, Login, login_of, login_on_a_loop
 
 NAME = "LLM_BUDGET"
@@ -38,6 +39,7 @@ class Edge(NamedTuple):
     gate: Gate
     routes: Routes
     login: Login
+    desk: Desk
 
 
 class AsyncEdge(NamedTuple):
@@ -47,6 +49,7 @@ class AsyncEdge(NamedTuple):
     gate: AsyncGate
     routes: Routes
     login: AsyncLogin
+    desk: AsyncDesk
 
 
 def get_guard() -> Guard:
@@ -83,7 +86,7 @@ def edge() -> Edge:
     with _named():
         guard = _given(Guard) or _closed_at_exit(Guard.open(_config()))
         login = login_of(principal_setting(), guard.config)
-    return Edge(guard, Gate(guard), Routes(guard.config.routes), login)
+    return Edge(guard, Gate(guard), Routes(guard.config.routes), login, Desk(guard))
 
 
 @functools.cache
@@ -92,7 +95,7 @@ def async_edge() -> AsyncEdge:
     with _named():
         guard = _given(AsyncGuard) or AsyncGuard.open(_config())
         login = login_on_a_loop(principal_setting(), guard.config)
-    return AsyncEdge(guard, AsyncGate(guard), Routes(guard.config.routes), login)
+    return AsyncEdge(guard, AsyncGate(guard), Routes(guard.config.routes), login, AsyncDesk(guard))
 
 
 @receiver(setting_changed)

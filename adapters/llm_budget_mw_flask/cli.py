@@ -36,4 +36,5 @@ def limits(principal: str, tenant: str | None, tier: str | None, as_json: bool) 
         statuses = guard.limits(Principal(principal, tenant=tenant, tier=tier))
     except StoreError as error:
         raise StoreAwayError(f"the store does not answer: {error}") from error
-    click.echo(statement.as_json(statuses) if as_json else statement.as_table(statuses))
+    written = statement.as_json if as_json else statement.as_table
+    click.echo(written(statuses, guard.store.now_ms()))

@@ -43,7 +43,9 @@ STORE_SCHEMES = (
     "rediss://",
     "unix://",
     "redis+sentinel://",
+    "rediss+sentinel://",
     "redis+cluster://",
+    "rediss+cluster://",
 )
 DIALECTS = (
     "openai_chat",
@@ -316,9 +318,18 @@ class OutageConfig(Section):
     """Failures in a row after which it is no longer asked."""
     open_s: Seconds = 1.0
     """For how long, the first time; it doubles with every failed attempt."""
-    max_open_s: Seconds = 30.0
+    max_open_s: Seconds = 5.0
     queue: Size = 10_000
     """Settlements kept until it is back."""
+    processes: Annotated[Whole, Field(ge=1, le=1000)] = 4
+    """Slots into which the `local_share` of each limit is divided; a process without one admits
+    nothing of `local` limits."""
+    local_s: Annotated[Whole, Field(ge=1, le=86_400)] = 600
+    """For how long after the store's last word a process may go on with its slot."""
+    drain_s: Seconds = 5.0
+    """How long the end of a process waits for settlements to be delivered."""
+    spool: Path | None = None
+    """Directory for settlements that outlive their process; None: they are lost with it."""
 
     @model_validator(mode="after")
     def _grows(self) -> Self:

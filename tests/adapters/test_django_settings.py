@@ -233,7 +233,7 @@ async def test_the_command_prints_every_limit(bench: Bench) -> None:
         head, first, second = command("alice")[0].splitlines()
         again = command("alice")[0]
 
-    assert head.split() == ["limit", "amount", "used", "remaining", "resets", "in"]
+    assert head.split() == ["limit", "amount", "used", "remaining", "resets", "in", "over", "on"]
     assert first.split()[:4] == ["requests-per-minute", "9", "0", "9"]
     assert second.split()[:4] == ["budget-per-month", "$2.50", "$0.00", "$2.50"]
     assert again.splitlines()[1] == first

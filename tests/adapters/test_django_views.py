@@ -21,7 +21,8 @@ from django.utils.decorators import method_decorator, sync_and_async_middleware
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
-from llm_budget_mw import AuthenticationError, ConfigurationError, Principal
+from llm_budget_mw import AuthenticationError, ConfigurationError, Principal, charge
+from llm_budget_mw.calls import SCOPE
 from llm_budget_mw_django import exempt, guard
 from tests.adapters.django_bench import WORLDS, Bench
 from tests.edge.driver import CHAT, OWN, QUESTION
@@ -117,6 +118,24 @@ async def test_a_mark_on_a_method_is_of_that_method(world: str) -> None:
 
     assert [each.status for each in others] == [200, 200]
     assert (head.status, head.body) == (401, b"")
+
+
+@both_worlds
+async def test_a_server_inside_a_charge_block_does_not_charge_its_principal(world: str) -> None:
+    """Neither for guarded requests nor for others: what a view calls is its own request's."""
+    scopes: list[Any] = []
+
+    def view(request: HttpRequest) -> HttpResponse:
+        scopes.append(SCOPE.get())
+        return HttpResponse("fine")
+
+    async with Bench(world, view) as bench:
+        with charge(bench.guard, Principal("bob")):
+            for where in (CHAT, "/other"):
+                assert (await bench.post(path=where)).status == 200
+            assert SCOPE.get() is not None
+
+    assert scopes == [None, None]
 
 
 @both_worlds

@@ -33,14 +33,14 @@ def test_the_limits_of_a_principal_are_printed(bench: FlaskBench) -> None:
 
     head, *rows = [line.split() for line in result.stdout.splitlines()]
     assert result.exit_code == 0
-    assert head == ["limit", "amount", "used", "remaining", "resets", "in"]
+    assert head == ["limit", "amount", "used", "remaining", "resets", "in", "over", "on"]
     assert [row[:4] for row in rows] == [
         ["requests-per-day", "9", "1", "8"],
         ["budget-per-month", "$5.00", "$0.00033", "$4.99967"],
         ["concurrency", "2", "0", "2"],
     ]
-    assert rows[0][4:] == ["12:00:00"]
-    assert rows[2][4:] == ["-"]
+    assert rows[0][4:] == ["12:00:00", "-"]
+    assert rows[2][4:] == ["-", "-"]
 
 
 def test_the_limits_are_printed_for_programs(bench: FlaskBench) -> None:
@@ -54,6 +54,7 @@ def test_the_limits_are_printed_for_programs(bench: FlaskBench) -> None:
         "used": 1,
         "remaining": 8,
         "reset_ms": 43_200_000,
+        "exhausted_at": None,
     }
     assert (budget["amount"], budget["used"], budget["remaining"]) == ("5.00", "0.00033", "4.99967")
     assert concurrency["reset_ms"] is None

@@ -16,7 +16,9 @@ from llm_budget_mw.types import Principal
 from tests.behaviour import model
 
 _OURS = re.compile("(x-)?ratelimit.*|retry-after.*|x-should-retry|www-authenticate|content-type")
-_TIMES = re.compile(r"(?<=;t=)\d+|(?<=in )\d+(?= s)|(?<=\"retry_after\":)\d+")
+_TIMES = re.compile(
+    r"(?<=;t=)\d+|(?<=in )\d+(?= s)|(?<=\"retry_after\":)\d+|(?<=\"resets_in_s\": )\d+"
+)
 _NEVER_TWICE = ("reservation", "duration_ms", "principal", "price_version")
 _DEPENDS_ON_WHEN = ("output_tokens", "total_tokens", "cost_nano", "cost_usd")
 _SERVER_ERROR = 500

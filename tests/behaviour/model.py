@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 import structlog
 
-CHAT, OWN, OPEN = "/v1/chat/completions", "/ask", "/open"
+CHAT, OWN, OPEN, LIMITS = "/v1/chat/completions", "/ask", "/open", "/budget"
 CONFIG_VARIABLE, EVENTS_VARIABLE = "BEHAVIOUR_CONFIG", "BEHAVIOUR_EVENTS"
 PAUSE_S = 0.01
 _JSON, _EVENTS = "application/json", "text/event-stream; charset=utf-8"

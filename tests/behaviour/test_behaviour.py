@@ -57,6 +57,10 @@ CASES = {
     "a call too much inside": Case(
         {**ASKED, "user": "more"}, 413, "released not_called", 0, events=2
     ),
+    "own limits": Case(b"", 200, "", 0, path=model.LIMITS, method="GET", events=0),
+    "own limits, head": Case(b"", 200, "", 0, path=model.LIMITS, method="HEAD", events=0),
+    "own limits, posted": Case(b"", 405, "", 0, path=model.LIMITS, events=0),
+    "limits of nobody": Case(b"", 401, DENIED, 0, path=model.LIMITS, method="GET", token=None),
     "a client that leaves": Case(
         {**ASKING, "user": "endless"}, 200, "counted cut", None, leaves=True
     ),
@@ -82,6 +86,7 @@ def configure(issuer: Issuer, store: str) -> Configure:
     def build(**tier: Any) -> dict[str, Any]:
         return {
             "max_body_bytes": 8192,
+            "limits_path": model.LIMITS,
             "routes": [
                 {"path": model.CHAT, "dialect": "openai_chat"},
                 {

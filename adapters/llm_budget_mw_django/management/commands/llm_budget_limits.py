@@ -42,4 +42,4 @@ class Command(BaseCommand):
                 f"the store does not answer: {error}", returncode=_STORE_AWAY
             ) from error
         written = as_json if options["json"] else as_table
-        self.stdout.write(written(statuses))
+        self.stdout.write(written(statuses, guard.store.now_ms()))
