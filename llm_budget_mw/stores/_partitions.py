@@ -49,10 +49,10 @@ def admission(plan: Plan) -> Steps:
     if answers[-1].offer == STOPPED:
         return answers[-1]
     unfit = tuple(_unfit(offer) for offer in plan.offers)
-    answers = []
+    standing: list[Admission] = []
     for part in parts:
-        answers.append((yield part.plan._replace(offers=unfit)) or _nothing())
-    return _merged(plan, parts, answers)
+        standing.append((yield part.plan._replace(offers=unfit)) or _nothing())
+    return _merged(plan, parts, standing)
 
 
 def split(grant: Grant) -> list[tuple[Group, Grant]]:
@@ -151,7 +151,8 @@ def _share(grant: Grant, part: Group) -> Grant:
     admission = grant.admission
     if admission is None:
         return grant._replace(plan=part.plan, offer=_spares(grant.offer, part.places))
-    starts, at = [], 0
+    starts: list[int] = []
+    at = 0
     for entry in grant.plan.subjects:
         starts.append(at)
         at += 5 * len(entry.limits.limits)
