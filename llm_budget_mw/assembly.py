@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_budget_mw.config import Config, load
+from llm_budget_mw.diagnosis.processes import check_store
 from llm_budget_mw.engine import Engine
 from llm_budget_mw.errors import ConfigurationError
-from llm_budget_mw.events import Sink
+from llm_budget_mw.events import OnAlert, Sink
 from llm_budget_mw.policy import Policy
 from llm_budget_mw.pricing import Prices
 from llm_budget_mw.tokens.estimate import Estimator
@@ -53,20 +55,43 @@ def build_sinks(config: Config) -> tuple[Sink, ...]:
 
         sinks += [MetricsSink()] if config.events.metrics else []
         sinks += [SpanSink()] if config.events.span else []
+    alerts = config.alerts
+    if alerts is not None and alerts.webhook is not None and alerts.webhook_secret is not None:
+        from llm_budget_mw.sinks.webhook import WebhookSink
+
+        secret = alerts.webhook_secret.get_secret_value().encode()
+        sinks.append(WebhookSink(alerts.webhook, secret))
     return tuple(sinks)
 
 
+def choose_sinks(
+    config: Config, given: Sequence[Sink] | None, on_alert: OnAlert | None
+) -> Sequence[Sink]:
+    """Return the sinks of a guard: the given or the configured ones, and a function for alerts."""
+    sinks = build_sinks(config) if given is None else given
+    if on_alert is None:
+        return sinks
+    from llm_budget_mw.sinks.callback import CallbackSink
+
+    return (*sinks, CallbackSink(on_alert))
+
+
 def build_store(config: Config) -> Store:
-    """Build the store the configuration names, for threads."""
+    """Build the store the configuration names, for threads.
+
+    Raises `ConfigurationError` for `memory://` where the environment speaks of several workers.
+    """
     from llm_budget_mw.stores.connect import connect
 
+    check_store(config, os.environ)
     return connect(config.store)
 
 
 def build_async_store(config: Config) -> AsyncStore:
-    """Build the store the configuration names, for an event loop."""
+    """Build the store the configuration names, for an event loop; see `build_store`."""
     from llm_budget_mw.stores.connect import connect_async
 
+    check_store(config, os.environ)
     return connect_async(config.store)
 
 
