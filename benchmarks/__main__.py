@@ -18,9 +18,12 @@ GROUPS = (
     "edge",
     "frameworks",
     "stream",
+    "elastic",
     "usage",
     "prompt",
+    "clients",
     "queue",
+    "outage",
     "memory",
 )
 """Modules with a `run() -> Iterable[Result]`, in the order of the report."""

@@ -56,13 +56,16 @@ ANSWER: Mapping[str, Any] = {
 }
 
 
-def configuration(tier: Mapping[str, Any] = FOUR_LIMITS) -> Config:
-    """Return the configuration of a deployment with this tier; all else is the default."""
+def configuration(tier: Mapping[str, Any] = FOUR_LIMITS, **route: Any) -> Config:
+    """Return the configuration of a deployment with this tier; all else is the default.
+
+    `route` are options of its one route.
+    """
     return load(
         tiers={"default": dict(tier)},
         store=_server.store_options(),
         jwt={"algorithms": ["HS256"], "issuer": "bench", "audience": "llm", "key": _KEY},
-        routes=[{"path": PATH, "dialect": "openai_chat"}],
+        routes=[{"path": PATH, "dialect": "openai_chat", **route}],
     )
 
 

@@ -11,6 +11,15 @@ from llm_budget_mw.tap import FIRST_ERROR, Tap
 
 _TIMEOUTS = (408, 504)
 """Statuses with which a handler says that it waited for a provider in vain."""
+_LOST = frozenset(
+    {
+        "ReadError", "RemoteProtocolError",  # httpx
+        "ServerDisconnectedError", "ClientPayloadError",  # aiohttp
+        "ChunkedEncodingError", "ProtocolError",  # requests, urllib3
+        "RemoteDisconnected", "IncompleteRead",  # http.client
+    }
+)  # fmt: skip
+"""Errors of client libraries whose connection broke after the request had left."""
 
 
 def outcome_of(
@@ -65,4 +74,9 @@ def _timed_out(tap: Tap, error: BaseException | None) -> bool:
 
 def _waited(error: BaseException | None) -> bool:
     """Return whether a provider was waited for in vain, going by what the application raised."""
-    return isinstance(error, CancelledError) or "Timeout" in type(error).__name__
+    while error is not None:
+        name = type(error).__name__
+        if isinstance(error, CancelledError) or "Timeout" in name or name in _LOST:
+            return True
+        error = error.__cause__  # an SDK wraps what its transport raised
+    return False

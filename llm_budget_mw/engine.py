@@ -18,7 +18,7 @@ from llm_budget_mw.errors import RequestError
 from llm_budget_mw.fitting import fit_call
 from llm_budget_mw.policy import Policy, Rung, Tier
 from llm_budget_mw.pricing import Prices
-from llm_budget_mw.subjects import Counted, switches_of
+from llm_budget_mw.subjects import switches_of
 from llm_budget_mw.tokens.bound import fixed_tokens
 from llm_budget_mw.tokens.estimate import Estimator, InputEstimate
 from llm_budget_mw.types import (
@@ -34,6 +34,7 @@ from llm_budget_mw.types import (
     Principal,
     Prompt,
     Settlement,
+    SubjectLimits,
     Usage,
 )
 
@@ -43,9 +44,9 @@ _NEVER = Offer("", 0, 1, 1.0, 0, 1, 0, 0)
 """Gives no output and wants some."""
 
 
-def _spares(model: str, counted: Sequence[Counted]) -> int:
+def _spares(model: str, subjects: Sequence[SubjectLimits]) -> int:
     """Return the subjects an offer of this model is not charged to, a bit each."""
-    return sum(1 << place for place, each in enumerate(counted) if each.model not in (None, model))
+    return sum(1 << place for place, each in enumerate(subjects) if each.model not in (None, model))
 
 
 class Ending(enum.StrEnum):
@@ -124,13 +125,15 @@ class Engine:
         self, principal: Principal, call: ModelCall, feature: str | None, offers: tuple[Offer, ...]
     ) -> Plan:
         """Return the plan of a call that has these offers."""
-        models = [offer.model for offer in offers]
+        models = tuple([offer.model for offer in offers])
         tier = self.policy.tier(principal)
-        counted = self.policy.subjects(principal, tier, call, feature, models)
-        if any(each.model for each in counted):
-            offers = tuple(offer._replace(spares=_spares(offer.model, counted)) for offer in offers)
-        subjects = tuple([each.entry for each in counted])
-        switches = switches_of(principal, feature, models, [entry.subject for entry in subjects])
+        subjects = self.policy.subjects(principal, tier, call, feature, models)
+        if any([each.model for each in subjects]):
+            offers = tuple(
+                offer._replace(spares=_spares(offer.model, subjects)) for offer in offers
+            )
+        shared = tuple([entry.subject for entry in subjects]) if len(subjects) > 1 else ()
+        switches = switches_of(principal.tenant, principal.id, feature, models, shared)
         return Plan(
             os.urandom(12).hex(),
             subjects,
@@ -142,8 +145,7 @@ class Engine:
 
     def glance(self, principal: Principal) -> Plan:
         """Return a plan that no store can admit: its answer shows the counters, and holds nothing."""
-        counted = self.policy.subjects(principal, self.policy.tier(principal))
-        subjects = tuple(each.entry for each in counted)
+        subjects = self.policy.subjects(principal, self.policy.tier(principal))
         return Plan(os.urandom(12).hex(), subjects, (_NEVER,), self._lease_ms)
 
     def worth_counting(self, plan: Plan, call: ModelCall) -> bool:

@@ -113,4 +113,5 @@ def origin_of(
         raise _body.too_large(limit)
     body = _body.decoded(raw, head.headers.get("content-encoding", ""), limit)
     call = guard.classified(principal, route.read(head, body), head.headers)
-    return Origin(principal, call, route.config.path, route.config.feature)
+    elastic = route.config.hold == "elastic" and call.stream
+    return Origin(principal, call, route.config.path, route.config.feature, elastic=elastic)

@@ -7,6 +7,7 @@ what was seen. Old answers weigh less, as all counts are halved when there are m
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import threading
 import time
@@ -46,12 +47,12 @@ def quantile(counts: Mapping[int, int], part: float) -> int | None:
     answers = sum(counts.values())
     if answers < _LEAST_ANSWERS:
         return None
-    seen = 0
-    for bucket in sorted(counts):
-        seen += counts[bucket]
-        if seen >= part * answers:
-            break
-    return most_of(bucket)
+    buckets = sorted(counts)
+    seen = itertools.accumulate(counts[bucket] for bucket in buckets)
+    enough = [
+        bucket for bucket, so_far in zip(buckets, seen, strict=True) if so_far >= part * answers
+    ]
+    return most_of(enough[0])
 
 
 def merged(counts: Mapping[int, int], more: Mapping[int, int]) -> Counts:

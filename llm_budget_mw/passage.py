@@ -7,20 +7,25 @@ application fails) `run` settles it once, in a task that nothing of the request 
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import traceback
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_budget_mw import _http
 from llm_budget_mw.current import CURRENT
 from llm_budget_mw.dialects.protocol import RequestHead, Rewritten
+from llm_budget_mw.elastic import Elastic, StoppedError
 from llm_budget_mw.exchange import AsyncExchange
 from llm_budget_mw.gate import REFUSED, AsyncGate, AsyncRead, Refused, answer_to
 from llm_budget_mw.guard import AsyncGuard
 from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
 from llm_budget_mw.routes import Route
+from llm_budget_mw.self_service import AsyncDesk
 from llm_budget_mw.types import Principal
 
 STATE_KEY = "llm_budget"
@@ -28,6 +33,10 @@ STATE_KEY = "llm_budget"
 SCOPE_KEY = "llm_budget_mw.passage"
 """Where an adapter finds the passage of a request, to have it admitted later than here."""
 _OF_THE_OLD_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
+_OF_A_STOP = (StoppedError, ClientDisconnect)
+"""What an application raises whose stream was ended; the second is Starlette's word for it."""
+_YOUNG = 1
+"""Generations of objects that may hold an error that was just raised: all but the old one."""
 _BUG = 500
 _PATH_SAFE = "/:@!$&'()*+,;=~"
 """What a path may hold as it is (RFC 3986 section 3.3)."""
@@ -70,7 +79,7 @@ class Passage:
         """
         self.route = route
         scope = self._scope
-        headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]]
+        headers = _headers_of(scope)
         query = scope["query_string"].decode("latin-1")
         head = RequestHead(scope["method"], scope["path"], query, dict(headers))
         held = await AsyncGate(self._guard).admit(
@@ -104,13 +113,27 @@ class Passage:
             self._error = error
             raise
         except BaseException as error:
-            self._error = error
-            await self._release()
-            raise
+            if not self._stopped or not isinstance(error, _OF_A_STOP):
+                self._error = error
+                await self._release()
+                raise
+            _let_go(error)
         finally:
             CURRENT.reset(token)
             if self.exchange is not None:
                 await asyncio.shield(self.exchange.settle(self._error))
+
+    async def tell(self, desk: AsyncDesk) -> None:
+        """Answer a caller who asks for its own limits."""
+        self.route = desk.route
+        try:
+            answer = await desk.answer(
+                self._scope["method"], lambda: self._principal(_headers_of(self._scope))
+            )
+        except REFUSED as error:
+            await self.refuse(error)
+        else:
+            await _respond(self._send, answer)
 
     async def refuse(self, error: Refused) -> None:
         """Tell the client why it is refused; raise it again where nothing can be told any more."""
@@ -158,7 +181,11 @@ class Passage:
         if exchange is None:
             await self._send(message)
         elif message["type"] == "http.response.body":
-            await self._pass_on(message, exchange)
+            if exchange.elastic is None:
+                await self._pass_on(message, exchange)
+            else:
+                exchange.elastic.raise_if_stopped()
+                await self._pass_on_covered(message, exchange, exchange.elastic)
         elif message["type"] == "http.response.start":
             await self._send(_started(message, exchange))
         else:
@@ -182,7 +209,42 @@ class Passage:
                 if not more:
                     tap.end()
         if not more:
-            exchange.settle()
+            exchange.settle(self._error)
+
+    async def _pass_on_covered(
+        self, message: Message, exchange: AsyncExchange, elastic: Elastic
+    ) -> None:
+        more = message.get("more_body", False)
+        elastic.take(message.get("body", b""), more=more)
+        waits = True
+        while waits:
+            if passed := await exchange.advance():
+                await self._send({**message, "body": passed, "more_body": True})
+            waits = elastic.waits and not elastic.stopped
+        if elastic.stopped or not more:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            exchange.settle(self._error)
+        elastic.raise_if_stopped()
+
+    @property
+    def _stopped(self) -> bool:
+        return self.exchange is not None and self.exchange.stopped
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Let the provider's stream close, which it does when nobody refers to it any more.
+
+    Frameworks leave errors that refer to the stream and to themselves.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    # Those of tasks that were cancelled, of which nothing is seen here.
+    asyncio.get_running_loop().call_soon(gc.collect, _YOUNG)
+
+
+def _headers_of(scope: Scope) -> list[_http.Header]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
 
 
 def _started(message: Message, exchange: AsyncExchange) -> Message:

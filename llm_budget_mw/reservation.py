@@ -44,10 +44,12 @@ def _drawn(grant: Grant, plan: Plan) -> Grant | None:
     """Return the grant with the first offer of a plan it covers; None if it covers none."""
     held = grant.charges
     for offer in plan.offers:
+        # What grows with the stream of its request does not grow for a call: all of it, or none.
+        least = offer.max_output if grant.offer.bound else offer.min_output
         tokens, nano = held.tokens - offer.fixed_tokens, held.cost_nano - offer.fixed_nano
         output = min(offer.max_output, tokens // offer.per_output_tokens)
         if offer.per_output_nano:
             output = min(output, nano // offer.per_output_nano)
-        if nano >= 0 and output >= offer.min_output:
+        if nano >= 0 and output >= least:
             return grant._replace(offer=offer, output=output)
     return None

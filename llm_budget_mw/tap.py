@@ -7,11 +7,12 @@ last byte has left.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from llm_budget_mw.dialects.coding import Inflater, inflated, inflater_of
 from llm_budget_mw.dialects.protocol import Dialect, StreamReader
 from llm_budget_mw.engine import Ending, Outcome
-from llm_budget_mw.types import ModelCall
+from llm_budget_mw.types import ModelCall, Usage
 
 _MAX_KEPT = 16 * 1024 * 1024
 """Bytes of a whole answer kept to read its usage, and of any that was compressed; beyond, it is
@@ -19,6 +20,7 @@ unknown."""
 _STREAMED = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
 _JSON = "application/json"
 _CODING = "content-encoding"
+_NOTHING = Usage()
 FIRST_ERROR = 400
 """The first status that says a request was not served."""
 
@@ -77,6 +79,43 @@ class Tap:
             for piece in self._inflater.feed(chunk):
                 self._reader.feed(piece)
         return chunk
+
+    @property
+    def opaque(self) -> bool:
+        """True if no events can be told apart in what passes."""
+        return self._reader is None or self._reader.opaque
+
+    @property
+    def unfolds(self) -> bool:
+        """True if events are cut out of what was compressed: they pass on as they are."""
+        return self._inflater is not None and not self.opaque
+
+    @property
+    def reported(self) -> Usage:
+        """What the provider has reported in a stream so far."""
+        usage = self._reader.usage if self._reader is not None else None
+        return usage or _NOTHING
+
+    def cut(self, chunk: bytes) -> list[bytes]:
+        """Return the events the next piece completes; see `StreamReader`."""
+        self.size += len(chunk)
+        reader = cast("StreamReader", self._reader)
+        if self._inflater is None:
+            return reader.cut(chunk)
+        return [event for piece in self._inflater.feed(chunk) for event in reader.cut(piece)]
+
+    def rest(self) -> bytes:
+        """Note the end of the body; return a last event that has no end."""
+        self._ended = True
+        return self._reader.rest() if self._reader is not None else b""
+
+    def look(self, event: bytes) -> bytes | None:
+        """Take in one event; return its output, None if the client is not to get it."""
+        return cast("StreamReader", self._reader).look(event)
+
+    def stop(self, usage: Usage) -> bytes:
+        """Return what ends the stream in place of the event looked at last."""
+        return self._reader.stop(usage) if self._reader is not None else b""
 
     def end(self) -> bytes:
         """Note the end of the body; return what was still held back of it."""

@@ -145,6 +145,8 @@ class SubjectLimits(NamedTuple):
 
     subject: Subject
     limits: LimitSet
+    model: str | None = None
+    """The one model whose calls count for it; None: all of them."""
 
 
 class Plan(NamedTuple):

@@ -12,8 +12,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from llm_budget_mw import _http, assembly
-from llm_budget_mw.current import CURRENT
+from llm_budget_mw.current import apart, handling
 from llm_budget_mw.dialects.protocol import RequestHead
+from llm_budget_mw.elastic import Elastic, StoppedError
 from llm_budget_mw.errors import RequestError
 from llm_budget_mw.events import Sink
 from llm_budget_mw.exchange import Exchange
@@ -21,6 +22,7 @@ from llm_budget_mw.gate import REFUSED, Gate, Refused, answer_to
 from llm_budget_mw.guard import Guard
 from llm_budget_mw.identity import Authenticator
 from llm_budget_mw.routes import Route, Routes
+from llm_budget_mw.self_service import Desk
 from llm_budget_mw.stores.base import Store
 from llm_budget_mw.types import Principal
 
@@ -65,12 +67,16 @@ class WSGIBudgetMiddleware:
         self._authenticator = authenticator or assembly.build_authenticator(self.guard.config)
         self._routes = Routes(self.guard.config.routes)
         self._gate = Gate(self.guard)
+        self._desk = Desk(self.guard)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Pass everything through that is no guarded request."""
+        if self._desk.path is not None and path_of(environ) == self._desk.path:
+            return self._tell(environ, start_response)
         route = self.find_route(environ)
         if route is None:
-            return self.app(environ, start_response)
+            with apart():
+                return self.app(environ, start_response)
         headers = headers_of(environ)
         head = RequestHead(
             environ["REQUEST_METHOD"],
@@ -89,6 +95,16 @@ class WSGIBudgetMiddleware:
             return self.refused(error, route, environ, start_response)
         answer = _Answer(Exchange(self.guard, route, held), self, route, environ, start_response)
         return answer.begin(head)
+
+    def _tell(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a caller who asks for its own limits."""
+        headers, method = headers_of(environ), environ["REQUEST_METHOD"]
+        try:
+            answer = self._desk.answer(method, lambda: self.authenticate(environ, headers))
+        except REFUSED as error:
+            return self.refused(error, self._desk.route, environ, start_response)
+        start_response(_status_line(answer.status), list(answer.headers))
+        return [answer.body]
 
     def find_route(self, environ: WSGIEnvironment) -> Route | None:
         """Return the route that guards a request; an adapter may know more of them."""
@@ -139,21 +155,21 @@ class _Answer:
     def begin(self, head: RequestHead) -> Iterable[bytes]:
         """Run the application with the grant in its request."""
         self._environ[ENVIRON_KEY] = self._exchange.budget
-        token = CURRENT.set(self._exchange.budget)
         try:
             written = self._exchange.written(head)
             _replace_body(self._environ, written.body)
             if written.path is not None:
                 _replace_path(self._environ, written.path)
-            self._inner = self._middleware.app(self._environ, self._start)
-            self._pieces = iter(self._inner)
+            with handling(self._exchange.budget):
+                self._inner = self._middleware.app(self._environ, self._start)
+                self._pieces = iter(self._inner)
         except REFUSED as error:
             return self._refused(error)
+        except StoppedError:
+            pass  # it was writing a stream that has ended
         except BaseException as error:
             self._exchange.settle(error)
             raise
-        finally:
-            CURRENT.reset(token)
         return self
 
     def __iter__(self) -> Iterator[bytes]:
@@ -161,9 +177,14 @@ class _Answer:
 
     def __next__(self) -> bytes:
         self._look()
-        token = CURRENT.set(self._exchange.budget)
+        exchange = self._exchange
+        if exchange.elastic is not None and (passed := exchange.advance()):
+            return passed
+        if exchange.stopped:
+            return self._rest()
         try:
-            piece = next(self._pieces)
+            with handling(exchange.budget):
+                piece = next(self._pieces)
         except StopIteration:
             return self._rest()
         except REFUSED as error:
@@ -171,25 +192,25 @@ class _Answer:
             return next(self._pieces, b"")
         except BaseException as error:
             # At once: a server need not close what failed.
-            self._exchange.settle(error)
+            exchange.settle(error)
             raise
-        finally:
-            CURRENT.reset(token)
-        if self._exchange.tap.rewrites:
-            return self._exchange.tap.feed(piece)
+        if exchange.elastic is not None:
+            exchange.elastic.take(piece, more=True)
+            return exchange.advance()
+        if exchange.tap.rewrites:
+            return exchange.tap.feed(piece)
         self._passed = piece
         return piece
 
     def close(self) -> None:
         """Settle, and close what the application gave."""
         self._look()
-        token = CURRENT.set(self._exchange.budget)
         try:
-            close = getattr(self._inner, "close", None)
-            if close is not None:
-                close()
+            with handling(self._exchange.budget):
+                close = getattr(self._inner, "close", None)
+                if close is not None:
+                    close()
         finally:
-            CURRENT.reset(token)
             self._exchange.settle()
 
     def _look(self) -> None:
@@ -200,8 +221,13 @@ class _Answer:
 
     def _rest(self) -> bytes:
         """Return what was held back at the end of the body; settle once that has left."""
-        tap = self._exchange.tap
-        rest = b"" if tap.ended else tap.end()
+        tap, elastic = self._exchange.tap, self._exchange.elastic
+        if elastic is None:
+            rest = b"" if tap.ended else tap.end()
+        else:
+            if not tap.ended:
+                elastic.take(b"", more=False)
+            rest = self._exchange.advance()
         if rest:
             return rest
         self._exchange.settle()
@@ -229,7 +255,10 @@ class _Answer:
             write = self._start_response(status, kept, exc_info)
 
         def watched_write(data: bytes, /) -> object:
-            tap = self._exchange.tap
+            tap, elastic = self._exchange.tap, self._exchange.elastic
+            if elastic is not None:
+                self._write_covered(write, elastic, data)
+                return None
             if tap.rewrites:
                 return write(tap.feed(data))
             try:
@@ -238,6 +267,12 @@ class _Answer:
                 tap.feed(data)
 
         return watched_write
+
+    def _write_covered(self, write: Write, elastic: Elastic, data: bytes) -> None:
+        elastic.take(data, more=True)
+        while passed := self._exchange.advance():
+            write(passed)
+        elastic.raise_if_stopped()
 
 
 def headers_of(environ: WSGIEnvironment) -> list[_http.Header]:

@@ -23,6 +23,7 @@ ORIGIN_ATTRIBUTES = {
     "route": "/chat",
     "feature": "chat",
     "request": None,
+    "attempt": None,
     "task": None,
     "shortened": False,
     "requested_model": "big",
@@ -62,6 +63,7 @@ def test_a_settlement_is_told_in_full() -> None:
         "reasoning_tokens": 9,
         "total_tokens": 100,
         "held_tokens": 200,
+        "grown": 0,
         "cost_nano": 700_000,
         "cost_usd": "$0.0007",
         "cache_saved_nano": settlement.cache_saved_nano,
@@ -70,6 +72,7 @@ def test_a_settlement_is_told_in_full() -> None:
         "grade": "exact",
         "ending": "complete",
         "overrun": False,
+        "would_refuse": [],
         "reserved": True,
         "duration_ms": 1_500,
     }
@@ -92,6 +95,7 @@ def test_a_refusal_is_told_with_its_limits() -> None:
     assert event.attributes == ORIGIN_ATTRIBUTES | {
         "reason": "busy",
         "limit": "requests-per-day",
+        "subject": "user",
         "limits": ["requests-per-day"],
         "retry_after_ms": refusal.retry_after_ms,
     }

@@ -112,6 +112,19 @@ def read_message(data: bytes) -> Message | None:
     return None if headers is None else Message(headers, data[end : -_CHECKSUM.size])
 
 
+def write_message(headers: Mapping[str, str], payload: bytes) -> bytes:
+    """Return one message with these headers, all of them strings."""
+    block = b"".join(_header(name.encode(), value.encode()) for name, value in headers.items())
+    length = _LEAST + len(block) + len(payload)
+    prelude = struct.pack("!II", length, len(block))
+    message = prelude + _CHECKSUM.pack(crc32(prelude)) + block + payload
+    return message + _CHECKSUM.pack(crc32(message))
+
+
+def _header(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + struct.pack("!BH", _STRING, len(value)) + value
+
+
 def _read_headers(block: bytes) -> Mapping[str, str] | None:
     """Return the headers that are strings; None if these bytes are no headers."""
     try:

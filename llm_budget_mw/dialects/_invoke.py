@@ -14,9 +14,9 @@ from llm_budget_mw.dialects._json import count, first_count, items, label, look_
 from llm_budget_mw.dialects._stream import Transcript
 from llm_budget_mw.types import Usage
 
-_METRICS = "amazon-bedrock-invocationMetrics"
+METRICS = "amazon-bedrock-invocationMetrics"
 """What Bedrock adds to the last chunk of a stream, of whatever model."""
-_METRICS_KEY = _METRICS.encode()
+_METRICS_KEY = METRICS.encode()
 _PREFIX = "x-amzn-bedrock-"
 _COUNT_HEADERS = {
     "inputTokens": f"{_PREFIX}input-token-count",
@@ -126,7 +126,7 @@ class InvokeInterpreter:
         if message.headers.get(":message-type") in _bedrock.FAILURES:
             self._failed = True
         elif message.headers.get(":event-type", _CHUNK) == _CHUNK:
-            self._read_chunk(_unpacked(message.payload))
+            self._read_chunk(unpacked(message.payload))
         else:
             self.transcript.skip()
         inner = self._inner
@@ -145,7 +145,7 @@ class InvokeInterpreter:
         if inner is None or _METRICS_KEY in chunk:
             fields = look_at(chunk)
             inner = inner or self._choose(fields)
-            metrics = table(fields.get(_METRICS))
+            metrics = table(fields.get(METRICS))
             self._measured = self._measured or bool(metrics)
             self._metrics = _bedrock.read_counts(metrics) or self._metrics
         if inner is not None:
@@ -167,7 +167,7 @@ class InvokeInterpreter:
         return inner
 
 
-def _unpacked(payload: bytes) -> bytes:
+def unpacked(payload: bytes) -> bytes:
     """Return the chunk inside a payload; empty if there is none."""
     match = _PAYLOAD(payload)
     found = match[1] if match else str(look_at(payload).get("bytes", "")).encode()
@@ -255,7 +255,7 @@ class _Other:
             for output in map(table, items(value)):
                 self.transcript.add(output.get("text"))
         else:
-            return name == _METRICS
+            return name == METRICS
         return True
 
 

@@ -7,7 +7,7 @@ how the bytes were cut.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pydantic_core import from_json, to_json
@@ -25,6 +25,8 @@ class Transcript:
 
     def __init__(self) -> None:
         self.truncated = False
+        self.missing = 0
+        """How often there was output that is not in the text."""
         self._raw = bytearray()
         self._understood = False
         self._missed = False
@@ -34,7 +36,7 @@ class Transcript:
         if len(self._raw) + len(piece) <= MAX_TEXT_BYTES:
             self._raw += piece
         else:
-            self.truncated = True
+            self.skip()
 
     def add(self, text: object) -> None:
         """Add decoded text; anything else has none."""
@@ -44,6 +46,7 @@ class Transcript:
     def skip(self) -> None:
         """Note output that is not text: the text is no longer all there was."""
         self.truncated = True
+        self.missing += 1
 
     def understand(self) -> None:
         """Note an event of the format that was expected."""
@@ -66,10 +69,20 @@ class Transcript:
     @property
     def text(self) -> str:
         """The text so far, without what was skipped."""
-        return _unescape(bytes(self._raw))
+        return unescape(bytes(self._raw))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text, as JSON has it."""
+        return len(self._raw)
+
+    def since(self, size: int) -> bytes:
+        """Return what came after so many bytes, as JSON has it."""
+        return bytes(self._raw[size:])
 
 
-def _unescape(raw: bytes) -> str:
+def unescape(raw: bytes) -> str:
+    """Return text that JSON wrote, or what can be read of it."""
     try:
         return str(from_json(b'"' + raw + b'"'))
     except ValueError:
@@ -112,15 +125,37 @@ class Interpreter(Protocol):
         ...
 
 
+class Tail(Protocol):
+    """Knows how one stream could end early; never raises."""
+
+    def note(self, event: bytes) -> None:
+        """Take in an event the client got."""
+        ...
+
+    def end(self, usage: Usage) -> bytes:
+        """Return what ends the stream behind those events; see `StreamReader.stop`."""
+        ...
+
+
 class FramedReader:
-    """A `StreamReader` made of a framing and an interpreter."""
+    """A `StreamReader` made of a framing, an interpreter, and a tail for who may stop it."""
+
+    opaque = False
 
     def __init__(
-        self, framing: Framing, interpreter: Interpreter, *, rewrites: bool = False
+        self,
+        framing: Framing,
+        interpreter: Interpreter,
+        tail: Callable[[], Tail],
+        *,
+        rewrites: bool = False,
     ) -> None:
         self.rewrites = rewrites
         self._framing = framing
         self._interpreter = interpreter
+        self._make_tail = tail
+        self._tail: Tail | None = None
+        self._looked_at = b""
         self._lost = False
 
     def feed(self, chunk: bytes) -> bytes:
@@ -142,6 +177,50 @@ class FramedReader:
         rest = self._framing.close()
         passed = bool(rest) and self._interpreter.read(rest)
         return rest if self.rewrites and passed else b""
+
+    def cut(self, chunk: bytes) -> list[bytes]:
+        """Return the events the next piece completes."""
+        if self._lost:
+            return [chunk]
+        events = self._framing.feed(chunk)
+        if self._framing.overflowed:
+            self._lost = True
+            events.append(self._framing.close())
+        return events
+
+    def rest(self) -> bytes:
+        """Return a last event that has no end."""
+        return self._framing.close()
+
+    def look(self, event: bytes) -> bytes | None:
+        """Take in one event; return its output, None if the client is not to get it."""
+        if self._tail is None:
+            self._tail = self._make_tail()
+        if self._looked_at:
+            self._tail.note(self._looked_at)
+        self._looked_at = b""
+        if self._lost:
+            return event
+        transcript = self._interpreter.transcript
+        size, missing = transcript.size, transcript.missing
+        passed = self._interpreter.read(event)
+        transcript = self._interpreter.transcript
+        output = transcript.since(size)
+        unread = transcript.missing > missing or transcript.foreign
+        # Where the provider counts as it goes, nobody has to guess.
+        if unread and not output and not self._counted:
+            output = event
+        self._looked_at = event if passed else b""
+        return output if passed else None
+
+    def stop(self, usage: Usage) -> bytes:
+        """Return what ends the stream in place of the event looked at last."""
+        return (self._tail or self._make_tail()).end(usage)
+
+    @property
+    def _counted(self) -> bool:
+        usage = self.usage
+        return usage is not None and usage.output_tokens is not None
 
     @property
     def usage(self) -> Usage | None:
@@ -169,6 +248,7 @@ class PassThrough:
     """A `StreamReader` for streams nobody here can read: compressed, or of unknown format."""
 
     rewrites = False
+    opaque = True
     complete = False
     text = ""
     truncated = True
@@ -179,6 +259,22 @@ class PassThrough:
 
     def close(self) -> bytes:
         """Return nothing: nothing was held back."""
+        return b""
+
+    def cut(self, chunk: bytes) -> list[bytes]:
+        """Return the piece: nobody knows where an event ends."""
+        return [chunk]
+
+    def rest(self) -> bytes:
+        """Return nothing, as `close` does."""
+        return b""
+
+    def look(self, event: bytes) -> bytes:
+        """Return the piece: any of it may be output."""
+        return event
+
+    def stop(self, usage: Usage) -> bytes:
+        """Return nothing: nobody knows how it should end."""
         return b""
 
     @property

@@ -21,6 +21,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.anthropic import MessageTail
 from llm_budget_mw.errors import RequestError
 from llm_budget_mw.types import ModelCall, Usage
 
@@ -115,7 +116,7 @@ class AnthropicMessages:
         """Open a reader; it never changes a byte."""
         if not is_plain(headers):
             return PassThrough()
-        return FramedReader(EventSplitter(), MessageInterpreter())
+        return FramedReader(EventSplitter(), MessageInterpreter(), MessageTail)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as Anthropic does; `details.error_code` is the problem's code."""

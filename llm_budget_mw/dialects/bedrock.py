@@ -22,6 +22,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.bedrock import ConverseTail
 from llm_budget_mw.types import ModelCall, Usage
 
 _METHODS = ("converse", "converse-stream")
@@ -96,7 +97,7 @@ class Bedrock:
         """Open a reader; it never changes a byte."""
         if not is_plain(headers):
             return PassThrough()
-        return FramedReader(MessageSplitter(), ConverseInterpreter())
+        return FramedReader(MessageSplitter(), ConverseInterpreter(), ConverseTail)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as AWS does."""

@@ -26,6 +26,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.invoke import InvokeTail
 from llm_budget_mw.errors import RequestError
 from llm_budget_mw.types import ModelCall, Usage
 
@@ -167,7 +168,7 @@ class BedrockInvoke:
         """Open a reader; it never changes a byte."""
         if not is_plain(headers):
             return PassThrough()
-        return FramedReader(MessageSplitter(), InvokeInterpreter(read_tier(headers)))
+        return FramedReader(MessageSplitter(), InvokeInterpreter(read_tier(headers)), InvokeTail)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as AWS does."""

@@ -20,6 +20,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.cohere import CohereTail
 from llm_budget_mw.types import ModelCall, Prompt, Usage
 
 _BOUND = "max_tokens"
@@ -75,7 +76,7 @@ class Cohere:
         """Open a reader; it never changes a byte."""
         if not is_plain(headers):
             return PassThrough()
-        return FramedReader(EventSplitter(), CohereInterpreter())
+        return FramedReader(EventSplitter(), CohereInterpreter(), CohereTail)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as Cohere does: its SDK takes the exception from the status."""

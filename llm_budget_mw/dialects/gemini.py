@@ -26,6 +26,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.gemini import ArrayTail, EventTail
 from llm_budget_mw.errors import RequestError
 from llm_budget_mw.types import ModelCall, Usage
 
@@ -129,8 +130,8 @@ class Gemini:
         if not is_plain(headers):
             return PassThrough()
         if "json" in headers.get("content-type", "").lower():
-            return FramedReader(ArraySplitter(), GeminiInterpreter(element_data))
-        return FramedReader(EventSplitter(), GeminiInterpreter(read_data))
+            return FramedReader(ArraySplitter(), GeminiInterpreter(element_data), ArrayTail)
+        return FramedReader(EventSplitter(), GeminiInterpreter(read_data), EventTail)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as Google does."""

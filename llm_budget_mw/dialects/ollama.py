@@ -19,6 +19,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.ollama import OllamaTail
 from llm_budget_mw.types import ModelCall, Prompt, Usage
 
 _OPTIONS = "options"
@@ -78,7 +79,7 @@ class Ollama:
         """Open a reader; it never changes a byte."""
         if not is_plain(headers):
             return PassThrough()
-        return FramedReader(LineSplitter(), OllamaInterpreter())
+        return FramedReader(LineSplitter(), OllamaInterpreter(), OllamaTail)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as Ollama does."""

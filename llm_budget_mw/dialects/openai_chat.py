@@ -19,6 +19,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.openai import ChatTail
 from llm_budget_mw.types import ModelCall, Prompt, Usage
 
 BoundField = Literal["max_completion_tokens", "max_tokens"]
@@ -116,7 +117,7 @@ class OpenAIChat:
             return PassThrough()
         asked = table(call.body.get("stream_options")).get("include_usage") is True
         interpreter = ChatInterpreter(withhold_usage=not asked)
-        return FramedReader(EventSplitter(), interpreter, rewrites=not asked)
+        return FramedReader(EventSplitter(), interpreter, ChatTail, rewrites=not asked)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as OpenAI does; `code` is the problem's."""

@@ -14,6 +14,7 @@ from llm_budget_mw.dialects._stream import FramedReader, PassThrough, is_plain
 from llm_budget_mw.dialects._texts import read_texts
 from llm_budget_mw.dialects.openai_chat import OpenAIChat
 from llm_budget_mw.dialects.protocol import RequestHead, StreamReader
+from llm_budget_mw.dialects.tails.openai import CompletionTail
 from llm_budget_mw.types import ModelCall
 
 _BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
@@ -71,7 +72,7 @@ class OpenAICompletions(OpenAIChat):
         if call.body.get("echo"):
             # The prompt comes back as text that nobody generated.
             interpreter.transcript.skip()
-        return FramedReader(EventSplitter(), interpreter, rewrites=not asked)
+        return FramedReader(EventSplitter(), interpreter, CompletionTail, rewrites=not asked)
 
 
 def _read_prompts(fields: dict[str, Any], prompt: PromptBuilder) -> int:

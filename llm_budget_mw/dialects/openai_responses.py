@@ -19,6 +19,7 @@ from llm_budget_mw.dialects.protocol import (
     Rewritten,
     StreamReader,
 )
+from llm_budget_mw.dialects.tails.responses import ResponseTail
 from llm_budget_mw.errors import RequestError
 from llm_budget_mw.types import ModelCall, Usage
 
@@ -129,7 +130,7 @@ class OpenAIResponses:
         """Open a reader; it never changes a byte."""
         if not is_plain(headers):
             return PassThrough()
-        return FramedReader(EventSplitter(), ResponseInterpreter())
+        return FramedReader(EventSplitter(), ResponseInterpreter(), ResponseTail)
 
     def error(self, problem: Problem) -> ErrorAnswer:
         """Shape a refusal as OpenAI does."""

@@ -67,9 +67,14 @@ class StreamReader(Protocol):
     `feed` takes the next piece and returns what the client is to get. A reader whose
     `rewrites` is False always returns its argument, so the edge may forward first.
     Time and memory for one piece are bounded, whatever it holds.
+
+    Who may have to end a stream early uses `cut`, `look`, `rest` and `stop` instead of `feed`
+    and `close`, and passes on whole events only.
     """
 
     rewrites: bool
+    opaque: bool
+    """True if it cannot tell events apart."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Look at the next piece; return the bytes to pass on now."""
@@ -77,6 +82,30 @@ class StreamReader(Protocol):
 
     def close(self) -> bytes:
         """End of input: return what was still held back, and read a last unfinished event."""
+        ...
+
+    def cut(self, chunk: bytes) -> list[bytes]:
+        """Return the events the next piece completes, none of them looked at yet."""
+        ...
+
+    def rest(self) -> bytes:
+        """End of input: return a last event that has no end, not looked at yet."""
+        ...
+
+    def look(self, event: bytes) -> bytes | None:
+        """Take in one event; return its output, None if the client is not to get the event.
+
+        Output is generated text as JSON has it, of which no byte is more than a token; the
+        event itself where it holds output that is no text.
+        """
+        ...
+
+    def stop(self, usage: Usage) -> bytes:
+        """Return what ends the stream in place of the event looked at last, and of all to come.
+
+        To an SDK that is an answer cut short by its output bound. `usage` is what was passed
+        on, where the format has to tell it.
+        """
         ...
 
     @property

@@ -38,6 +38,8 @@ _GIVEN = Struct("<d")
 _RESOURCES: dict[Resource, int] = {"requests": 1, "concurrency": 2, "tokens": 3, "cost": 4}
 _KINDS = {"none": 0, "fixed": 1, "sliding": 2, "calendar": 3}
 _STALE = -1
+_AGAIN = 2
+"""Added to `charge_on_expiry` of an admission that is sent once more."""
 _NEVER = 2**53
 
 
@@ -54,6 +56,15 @@ class Command(NamedTuple):
     script: Script
     keys: tuple[str, ...]
     args: tuple[str | bytes, ...]
+
+    @property
+    def again(self) -> Command:
+        """This call as it is sent once more, after its connection was lost.
+
+        The first copy of an admission may arrive yet, when the second is long settled: that
+        settlement has to leave a mark.
+        """
+        return self._replace(args=again(self.script.sha, 0, self.args))
 
 
 class Amended(NamedTuple):
@@ -237,6 +248,16 @@ def switchboard(prefix: str) -> str:
     return f"{prefix}:1:{{switches}}:switches"
 
 
+def again(script: str, keys: int, words: tuple[str | bytes, ...]) -> tuple[str | bytes, ...]:
+    """Return the keys and arguments of a script call as `Command.again` has them."""
+    if script not in (_ADMISSION.sha, _ADMISSION.source):
+        return words
+    dynamic = cast("bytes", words[keys + 2])
+    given, lease, on_expiry, subjects = _ADMIT.unpack_from(dynamic)
+    head = _ADMIT.pack(given, lease, on_expiry + _AGAIN, subjects)
+    return (*words[: keys + 2], head + dynamic[_ADMIT.size :], *words[keys + 3 :])
+
+
 def wire(*parts: str | bytes) -> bytes:
     """Return a command as it goes over the wire: RESP, an array of bulk strings."""
     raw = [part.encode() if isinstance(part, str) else part for part in parts]
@@ -250,7 +271,7 @@ def _reply(doubles: int) -> Struct:
 
 
 def _keys(plan: Plan, prefix: str) -> tuple[str, ...]:
-    return tuple([account_key(prefix, subject) for subject, _ in plan.subjects])
+    return tuple([account_key(prefix, subject) for subject, *_ in plan.subjects])
 
 
 def _packed(numbers: Sequence[float]) -> bytes:

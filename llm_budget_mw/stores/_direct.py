@@ -7,11 +7,14 @@ the pool, unless a thread is waiting for one.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import redis
 from redis import exceptions
 
+from llm_budget_mw import forks
+from llm_budget_mw.stores import _commands
 from llm_budget_mw.stores._commands import wire
 
 _ASKING = wire("ASKING")
@@ -41,17 +44,22 @@ class DirectScripts:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._pool = cast("_Pool", client.connection_pool)
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Leave the connection at hand to the parent; the pool sees to the others."""
         self._lock = threading.Lock()
         self._kept: _Connection | None = None
         self._asking = 0
 
     def evalsha(self, sha: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
         """Run a script the server knows."""
-        return self.call(wire("EVALSHA", sha, str(numkeys), *keys_and_args))
+        return self._run("EVALSHA", sha, numkeys, keys_and_args)
 
     def eval(self, script: str, numkeys: int, /, *keys_and_args: str | bytes) -> object:
         """Run a script."""
-        return self.call(wire("EVAL", script, str(numkeys), *keys_and_args))
+        return self._run("EVAL", script, numkeys, keys_and_args)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -61,13 +69,25 @@ class DirectScripts:
             self._pool.release(kept)
         self._client.close()
 
-    def call(self, command: bytes, *, asking: bool = False) -> object:
-        """Return the reply to a command, sent after `ASKING` if so told."""
+    def call(
+        self, command: bytes, *, asking: bool = False, again: Callable[[], bytes] | None = None
+    ) -> object:
+        """Return the reply to a command, sent after `ASKING` if so told.
+
+        `again` makes what is sent in its place when the connection was lost.
+        """
         try:
             return self._exchange(command, asking=asking)
         except exceptions.ConnectionError:
             # Once more, as a client does: every script may be repeated.
-            return self._exchange(command, asking=asking)
+            return self._exchange(again() if again else command, asking=asking)
+
+    def _run(self, verb: str, script: str, numkeys: int, words: tuple[str | bytes, ...]) -> object:
+        head = (verb, script, str(numkeys))
+        return self.call(
+            wire(*head, *words),
+            again=lambda: wire(*head, *_commands.again(script, numkeys, words)),
+        )
 
     def _exchange(self, command: bytes, *, asking: bool) -> object:
         connection = self._take()

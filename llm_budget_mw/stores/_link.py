@@ -126,7 +126,8 @@ class Together:
             await self._exchange(turn)
         except exceptions.ConnectionError:
             # Once more, as a client does: every script may be repeated.
-            await self._exchange([waiting for waiting in turn if not waiting.reply.done()])
+            left = [waiting for waiting in turn if not waiting.reply.done()]
+            await self._exchange([each._replace(command=each.command.again) for each in left])
 
     async def _exchange(self, turn: list[_Waiting], *, known: bool = True) -> None:
         connection = await self._take_connection()

@@ -8,15 +8,13 @@ a pool that waits instead of raising, and the deadline on each step that can wai
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
 import redis.asyncio.connection
-import redis.asyncio.sentinel
 import redis.cluster
 import redis.connection
-import redis.sentinel
 from redis import exceptions
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -26,6 +24,7 @@ from llm_budget_mw.config import StoreConfig
 from llm_budget_mw.errors import ConfigurationError
 from llm_budget_mw.stores._cluster import Cluster, ClusterScripts
 from llm_budget_mw.stores._direct import DirectScripts
+from llm_budget_mw.stores._sentinel import AsyncWaitingPool, AsyncWatchers, WaitingPool, Watchers
 from llm_budget_mw.stores._slots import Address
 from llm_budget_mw.stores._url import hosts, kind
 from llm_budget_mw.stores.base import AsyncStore, Store
@@ -79,29 +78,13 @@ def client(config: StoreConfig) -> Any:
     return redis.RedisCluster(startup_nodes=seeds, ssl=encrypted, **options)
 
 
-class _WaitingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
-    """Connections to the present master that are waited for when all are in use."""
-
-
-class _AsyncWaitingSentinelPool(
-    redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool
-):
-    """The same for an event loop."""
-
-    async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections to the sentinels as well; redis-py forgets them."""
-        await super().disconnect(inuse_connections)
-        manager = cast("Any", self).sentinel_manager
-        for sentinel in manager.sentinels:
-            await sentinel.aclose()
-
-
 class _Library(NamedTuple):
     """The half of redis-py for threads, or the one for event loops; both are half typed."""
 
     clients: Any
     parse_url: Callable[[str], Any]
     retry: type
+    sentinels: type
     sentinel_pool: type
     socket_waits: bool
     """Whether sockets have a time-out; on an event loop one is over the whole command."""
@@ -111,14 +94,16 @@ _SYNC = _Library(
     redis,
     redis.connection.parse_url,  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     Retry,
-    _WaitingSentinelPool,
+    Watchers,
+    WaitingPool,
     socket_waits=True,
 )
 _ASYNC = _Library(
     redis.asyncio,
     redis.asyncio.connection.parse_url,
     AsyncRetry,
-    _AsyncWaitingSentinelPool,
+    AsyncWatchers,
+    AsyncWaitingPool,
     socket_waits=False,
 )
 
@@ -170,8 +155,7 @@ def _of_sentinel(config: StoreConfig, library: _Library) -> Callable[[], Any]:
     asking["retry"] = options["retry"]
 
     def make() -> Any:
-        sentinel = library.clients.sentinel.Sentinel
-        manager = sentinel(read.addresses, sentinel_kwargs={**asking, **encrypted})
+        manager: Any = library.sentinels(read.addresses, sentinel_kwargs={**asking, **encrypted})
         return manager.master_for(
             read.service, connection_pool_class=library.sentinel_pool, **{**options, **server}
         )

@@ -69,7 +69,7 @@ class MemoryStore:
         """See `Store.renew`."""
         with self._lock:
             now = self._clock()
-            accounts = [self._accounts.get(subject) for subject, _ in grant.plan.subjects]
+            accounts = [self._accounts.get(subject) for subject, *_ in grant.plan.subjects]
             held = [
                 account is not None and _ledger.renew(account, grant.plan, now)
                 for account in accounts
@@ -80,7 +80,7 @@ class MemoryStore:
         """See `Store.grow`."""
         with self._lock:
             now, key = self._clock(), grant.plan.id
-            accounts = [self._accounts.get(subject) for subject, _ in grant.plan.subjects]
+            accounts = [self._accounts.get(subject) for subject, *_ in grant.plan.subjects]
             held = [each for each in accounts if each and _ledger.holds(each, key)]
             if len(held) < len(accounts):
                 return grant.output
@@ -162,7 +162,7 @@ class MemoryStore:
 
     def _admit(self, plan: Plan, now: int) -> Admission:
         replayed: _ledger.Hold | None = None
-        for subject, _ in plan.subjects:
+        for subject, *_ in plan.subjects:
             account = self._accounts.get(subject)
             if account:
                 _ledger.collect(account, now)

@@ -153,7 +153,7 @@ class RedisStore(_Shared):
             return _commands.read_grow(self._run(self._grow(grant, output)), grant)
         held = output
         for _, each in _partitions.split(grant):
-            held = _commands.read_grow(self._run(self._grow(each, held)), grant)
+            held = min(held, _commands.read_grow(self._run(self._grow(each, held)), grant))
         return held
 
     def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:
@@ -265,7 +265,8 @@ class AsyncRedisStore(_Shared):
             return _commands.read_grow(await self._run(self._grow(grant, output)), grant)
         held = output
         for _, each in _partitions.split(grant):
-            held = _commands.read_grow(await self._run(self._grow(each, held)), grant)
+            answer = await self._run(self._grow(each, held))
+            held = min(held, _commands.read_grow(answer, grant))
         return held
 
     async def learn(self, noted: Mapping[str, Counts]) -> dict[str, Counts]:

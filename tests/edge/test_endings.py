@@ -138,6 +138,39 @@ async def test_a_provider_that_never_answers_may_have_billed() -> None:
     assert grade(bench) == ("estimated", "cut")
 
 
+async def test_a_framework_that_makes_an_answer_of_a_time_out_changes_nothing() -> None:
+    """Starlette answers 500 before it raises again: the call is judged by what was raised."""
+
+    async def handler(request: Request) -> Response:
+        raise TimeoutError("no answer")
+
+    bench = Bench(Starlette(routes=[Route(CHAT, handler, methods=["POST"])]))
+
+    with pytest.raises(TimeoutError):
+        await bench.post()
+
+    assert grade(bench) == ("estimated", "cut")
+
+
+class ReadError(Exception):
+    """What httpx raises when a connection breaks that it reads from."""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_provider_that_breaks_off_before_its_answer_may_have_billed(wrapped: bool) -> None:
+    """The request had left; an SDK may wrap what its transport raised."""
+    error: Exception = ReadError("connection reset")
+    if wrapped:
+        outer = RuntimeError("of an SDK")
+        outer.__cause__, error = error, outer
+    bench = Bench(failing(error))
+
+    with pytest.raises(type(error)):
+        await bench.post()
+
+    assert grade(bench) == ("estimated", "cut")
+
+
 @pytest.mark.parametrize("left_after", [1, 2, 3])
 async def test_a_client_that_leaves_in_mid_stream_is_charged_what_was_made(left_after: int) -> None:
     """The application is cancelled when the client goes; what it had sent is counted."""

@@ -61,6 +61,7 @@ class Driven:
 
     def __init__(self, store: AsyncStore) -> None:
         self._store = store
+        self.shared = store.shared
         self._runner = asyncio.Runner()
 
     def admit(self, plan: Plan) -> Admission:
@@ -83,6 +84,9 @@ class Driven:
 
     def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         return self._runner.run(self._store.switch(verb, name, value))
+
+    def claim(self, holder: str, slots: int, lease_ms: int) -> int:
+        return self._runner.run(self._store.claim(holder, slots, lease_ms))
 
     def now_ms(self) -> int:
         return self._store.now_ms()

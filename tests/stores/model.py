@@ -104,7 +104,7 @@ class Model:
 
     def admit(self, plan: Plan, now: int) -> Admission:
         known: Hold | None = None
-        for subject, _ in plan.subjects:
+        for subject, *_ in plan.subjects:
             if book := self._books.get(subject):
                 book.expire(now)
                 now = max(now, book.seen)
@@ -121,13 +121,13 @@ class Model:
     def settle(self, grant: Grant, charges: Charges, now: int) -> str:
         return "".join(
             self._settle(grant, charges, now, subject, each.limits, starts)
-            for (subject, each), starts in zip(grant.plan.subjects, _starts(grant), strict=True)
+            for (subject, each, *_), starts in zip(grant.plan.subjects, _starts(grant), strict=True)
         )
 
     def renew(self, grant: Grant, now: int) -> bool:
         holds = [
             self._books[subject].holds.get(grant.plan.id) if subject in self._books else None
-            for subject, _ in grant.plan.subjects
+            for subject, *_ in grant.plan.subjects
         ]
         held = [hold for hold in holds if hold and hold.state == "held"]
         for hold in held:
@@ -135,14 +135,14 @@ class Model:
         return len(held) == len(holds)
 
     def counters(self, plan: Plan, now: int) -> Iterator[Counter]:
-        for subject, each in plan.subjects:
+        for subject, each, *_ in plan.subjects:
             book = self._books.get(subject)
             for limit in each.limits:
                 line = book.lines.get(limit.name, Line()) if book else Line()
                 yield line.as_of(window_start(limit, now))
 
     def _choose(self, plan: Plan, now: int) -> tuple[int, int]:
-        limits = [limit for _, each in plan.subjects for limit in each.limits]
+        limits = [limit for _, each, *_ in plan.subjects for limit in each.limits]
         counters = list(self.counters(plan, now))
         for number, offer in enumerate(plan.offers, 1):
             for output in range(offer.max_output, offer.min_output - 1, -1):
@@ -154,7 +154,7 @@ class Model:
         return 0, 0
 
     def _hold(self, plan: Plan, now: int, number: int, output: int) -> None:
-        for subject, each in plan.subjects:
+        for subject, each, *_ in plan.subjects:
             book = self._books.setdefault(subject, Book(now))
             book.seen = now
             hold = Hold("held", now + plan.lease_ms, (number, output), plan.charge_on_expiry)
@@ -221,7 +221,7 @@ def _starts(grant: Grant) -> list[list[int]]:
     if grant.admission is None:
         return [[] for _ in grant.plan.subjects]
     starts = iter(map(int, grant.admission.counters[::5]))
-    return [list(itertools.islice(starts, len(each.limits))) for _, each in grant.plan.subjects]
+    return [list(itertools.islice(starts, len(each.limits))) for _, each, *_ in grant.plan.subjects]
 
 
 def _fits(limit: Limit, counter: Counter, offer: Offer, output: int, now: int) -> bool:

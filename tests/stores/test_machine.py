@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
             self.clock.advance(ms)
 
     def look(self, asked: Plan) -> None:
-        for subject, each in asked.subjects:
+        for subject, each, *_ in asked.subjects:
             self.compare(subject.name, each)
 
     def compare(self, name: str, each: LimitSet) -> None:

@@ -5,7 +5,8 @@
 --          2 concurrency, 3 tokens, 4 cost; negative: it counts and never refuses), window (0
 --          none, 1 fixed, 2 sliding, 3 calendar), amount, then length ms, 0 (fixed, sliding) or start ms, end ms (calendar), most
 --          that is carried over from the window before; all f64
--- ARGV[3]  given time ms (0: the server's), lease ms, charge on expiry (0 or 1), count of
+-- ARGV[3]  given time ms (0: the server's), lease ms, charge on expiry (0 or 1; 2 more if
+--          this admission was sent before, and the first copy may arrive yet), count of
 --          subjects; per offer: most output, least output, ceiling, fixed tokens, tokens per
 --          output token, fixed nano-dollars, nano-dollars per output token, subjects it is not
 --          charged to (a bit each); all f64
@@ -142,6 +143,11 @@ else
       break
     end
   end
+end
+
+if charge_on_expiry >= 2 and offer <= 0 and not replayed then
+  -- Refused: its first copy must not find room later, when nobody waits for it any more.
+  for s = 1, subjects do rarely().remember(KEYS[s], id, now, math.max(lifetimes[s], KEEP_MS)) end
 end
 
 local replies = { pack("<ddddd", now, offer, output, stopped, total), "" }

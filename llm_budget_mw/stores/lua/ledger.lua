@@ -64,6 +64,12 @@ local function rarely()
     if call("PTTL", key) < duration then call("PEXPIRE", key, string.format("%.0f", duration)) end
   end
 
+  -- Remembers an id against a repetition, and against an admission that arrives after this.
+  local function remember(key, id, now, lifetime)
+    call("HSET", key, id, pack("<BddddBB", SETTLED, now + KEEP_MS, 0, 0, 0, 0, 0))
+    prolong(key, lifetime)
+  end
+
   local function open(key)
     local account = { head = { 0, 0, 0, NEVER, 0, NEVER }, order = {}, limits = {} }
     local value = call("HGET", key, "@")
@@ -125,7 +131,7 @@ local function rarely()
     local names, charged = sub(record, at + 8 * count), {}
     for name in string.gmatch(names, "%S+") do
       local limit, amount = limit_of(key, account, name), unpack_struct("<d", record, at + 8 * #charged)
-      local actual = (charge == 1 and limit[1] > 0) and amount or 0
+      local actual = (charge % 2 == 1 and limit[1] > 0) and amount or 0
       adjust(limit, 0, admitted, amount, 0, actual)
       charged[#charged + 1] = actual
     end
@@ -180,5 +186,5 @@ local function rarely()
     return added, text
   end
 
-  return { prolong = prolong, add_up = add_up, open = open, limit_of = limit_of, close = close, reorder = reorder, collect = collect }
+  return { prolong = prolong, remember = remember, add_up = add_up, open = open, limit_of = limit_of, close = close, reorder = reorder, collect = collect }
 end

@@ -17,7 +17,6 @@ local admitted_at, given, at = unpack_struct("<dd", dynamic)
 local thresholds = { unpack_struct(doubles(#ARGV[4] / 8), ARGV[4]) }
 thresholds[#thresholds] = nil -- where reading ended
 local MINUTES_MS, KNOWN_DAYS = 600000, 3
-local watching = #thresholds > 0 or unusual ~= ""
 local told = {}
 
 local function tell(s, i, kind, number, amount)
@@ -74,12 +73,6 @@ local function compare(key, s, i, spent, now)
   call("HSET", key, "~", pack(doubles(12), unpack(b, 1, 12)))
 end
 
--- Remembers the id against a repetition, and against an admission that arrives after this.
-local function remember(key, now, lifetime)
-  call("HSET", key, id, pack("<BddddBB", SETTLED, now + KEEP_MS, 0, 0, 0, 0, 0))
-  rarely().prolong(key, lifetime)
-end
-
 -- Charges a call of which the account knows nothing.
 local function charge(key, names, postings, now, lifetime)
   local rare, i = rarely(), 0
@@ -122,12 +115,10 @@ local function settle_by_name(key, s, names, record, from, postings, admitted, h
     adjust(rare.limit_of(key, account, name), 0, admitted, held * amount, (1 - held) * amount, postings[3 * i + 2])
     i = i + 1
   end
-  if watching then
-    observe(key, s, names, postings, function(_, name)
-      local limit = rare.limit_of(key, account, name)
-      return limit[1], limit[2]
-    end)
-  end
+  observe(key, s, names, postings, function(_, name)
+    local limit = rare.limit_of(key, account, name)
+    return limit[1], limit[2]
+  end)
   rare.close(key, account)
 end
 
@@ -140,10 +131,10 @@ local function settle(key, s, names, count, postings, lifetime)
     if value and unpack_struct("<d", value) <= admitted_at then return 2 end
     local now = clock(key, given)
     charge(key, names, postings, now, lifetime)
-    remember(key, now, lifetime)
+    rarely().remember(key, id, now, lifetime)
     return 4
   end
-  local state, _, admitted, _, _, _, _, from = unpack_struct("<BddddBB", record)
+  local state, _, admitted, _, _, flags, _, from = unpack_struct("<BddddBB", record)
   if state == SETTLED then return 2 end
   local held = state == HELD and 1 or 0
   if not value or sub(value, 57 + 40 * count) ~= names then
@@ -155,13 +146,14 @@ local function settle(key, s, names, count, postings, lifetime)
       adjust(numbers, 2 + 5 * i, admitted, held * amounts[i], (1 - held) * amounts[i], postings[3 * i - 1])
     end
     call("HSET", key, "@", pack(doubles(7 + 5 * count), unpack(numbers, 1, 7 + 5 * count)) .. names)
-    if watching then observe(key, s, names, postings, function(i) return numbers[5 * i + 3], numbers[5 * i + 4] end) end
+    observe(key, s, names, postings, function(i) return numbers[5 * i + 3], numbers[5 * i + 4] end)
   end
   -- Without an admission to tell when it was held, its absence would look like a loss next time.
-  if admitted_at > 0 then
+  -- And one that was sent twice may arrive once more.
+  if admitted_at > 0 and flags < 2 then
     call("HDEL", key, id)
   else
-    remember(key, clock(key, given), lifetime)
+    rarely().remember(key, id, clock(key, given), lifetime)
   end
   return state == HELD and 1 or 3
 end
