@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llm_budget_mw import statement
+from llm_budget_mw._money import format_usd
+from llm_budget_mw.allowance import share
 from llm_budget_mw.cli import doctor, words
 from llm_budget_mw.cli.command import Answer, Command, no_arguments, table
-from llm_budget_mw.config import Config, limits_of
+from llm_budget_mw.config import Config, OutageConfig, limits_of
 from llm_budget_mw.diagnosis import Finding
+from llm_budget_mw.outage import exposure
 from llm_budget_mw.types import Limit
 
 _HEAD = ("limit", "amount", "window", "while the store is away")
@@ -61,25 +64,29 @@ def understand(config: Config) -> Checked:
     ]
     return Checked(
         config.mode,
-        tuple(Table(title, limits, outage(limits)) for title, limits in tables),
+        tuple(Table(title, limits, outage(limits, config.outage)) for title, limits in tables),
         tuple(machine.prices(look.at_prices(config, prices))),
         tuple(of_limits(config, prices)),
     )
 
 
-def outage(limits: Sequence[Limit]) -> str:
+def outage(limits: Sequence[Limit], rule: OutageConfig) -> str:
     """Return what can be spent at most while the store is away."""
+    most = exposure(limits, rule)
     enforced = [limit for limit in limits if not limit.shadow]
     closed = next((limit for limit in enforced if limit.on_outage == "closed"), None)
     if closed is not None:
         return f"While the store is away nothing is spent: {closed.name} refuses."
     shares = [
-        f"{words.amount(limit, int(limit.amount * limit.local_share))} of {limit.name}"
+        f"{words.amount(limit, share(limit))} of {limit.name}"
         for limit in enforced
         if limit.on_outage == "local" and limit.resource == "cost"
     ]
-    if shares:
-        return f"While the store is away, each process spends at most {', '.join(shares)}."
+    if shares and most is not None:
+        return (
+            f"While the store is away, all processes together spend at most {', '.join(shares)}: "
+            f"an outage costs at most {format_usd(most)}."
+        )
     return "While the store is away, nothing bounds what is spent."
 
 
@@ -109,6 +116,8 @@ def as_data(checked: Checked) -> dict[str, Any]:
 def _shared(kind: str, only: Sequence[str]) -> str:
     if kind == "deployment":
         return "The whole deployment"
+    if len(only) == 1:
+        return f"The {kind} {only[0]}"
     return f"Each {kind}" + (f" of {', '.join(only)}" if only else "")
 
 

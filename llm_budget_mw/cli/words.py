@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from llm_budget_mw._money import format_usd
+from llm_budget_mw.allowance import share
 from llm_budget_mw.types import Limit, Resource, Window
 
 _ONE = {
@@ -49,6 +50,5 @@ def _several(length: timedelta) -> str:
 def outage(limit: Limit) -> str:
     """Return what becomes of calls while the store is away, as far as this limit decides."""
     if limit.on_outage == "local":
-        share = int(limit.amount * limit.local_share)
-        return f"each process admits {amount(limit, share)}"
+        return f"all processes admit {amount(limit, share(limit))}"
     return "refuses" if limit.on_outage == "closed" else "admits"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llm_budget_mw import Guard, Principal, Usage
+from llm_budget_mw.cli import main
 from tests.cli.program import TIERS, Program
 from tests.servers import free_port
 
@@ -20,13 +23,14 @@ def test_a_configuration_in_plain_words(command: Program) -> None:
     assert "Tier default" in lines
     assert "requests-per-minute 20 requests any minute admits" in lines
     assert "tokens-per-7-days 90000 tokens (only counts) week admits" in lines
-    assert "budget-per-month $5.00 calendar month (UTC) each process admits $0.25" in lines
+    assert "budget-per-month $5.00 calendar month (UTC) all processes admit $0.25" in lines
     assert "concurrency 4 calls at the same time admits" in lines
-    spends = "While the store is away, each process spends at most"
-    assert f"{spends} $0.025 of budget-per-day, $0.25 of budget-per-month." in lines
+    spends = "While the store is away, all processes together spend at most"
+    costs = "an outage costs at most $0.05"
+    assert f"{spends} $0.025 of budget-per-day, $0.25 of budget-per-month: {costs}." in lines
     assert "While the store is away nothing is spent: budget-per-month refuses." in lines
     assert "No limits: everything is admitted." in lines
-    assert "Each tenant of acme" in lines
+    assert "The tenant acme" in lines
     assert "tenant-requests-per-2-hours 1000 requests 2 hours admits" in lines
     assert "While the store is away, nothing bounds what is spent." in lines
     assert any("prices.age: prices of genai-prices/" in line for line in lines)
@@ -193,3 +197,18 @@ def test_a_doctor_who_finds_a_danger(command: Program) -> None:
     assert command.data[0]["severity"] == "danger"
     assert set(command.data[0]) == {"check", "severity", "seen", "remedy"}
     assert "prices.age" in {finding["check"] for finding in command.data}
+
+
+def test_the_example_of_an_organisation_means_what_it_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared limits are named for whom they are, and none of them is a mistake."""
+    monkeypatch.delenv("LLM_BUDGET_JWT_KEY", raising=False)
+    example = Path(__file__).parents[2] / "examples" / "organisation.toml"
+
+    assert main(["--config", str(example), "check"]) == 0
+    said = capsys.readouterr().out
+    assert "The whole deployment" in said
+    assert "The feature chat" in said
+    assert "feature-budget-per-month  $2000.00" in said
+    assert "2000000 tokens (only counts)" in said
