@@ -2,13 +2,14 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
+CHAOS_ARGS ?=
 PY = .venv/bin/python
 STAMP = .venv/.installed
 # What exists of it: a checkout may lack the examples or the benchmarks.
 TYPED = $(wildcard llm_budget_mw adapters tests examples benchmarks)
 ADAPTERS = $(notdir $(wildcard adapters/llm_budget_mw_*))
 
-.PHONY: venv test fuzz lint types contracts wheel check demo bench clean
+.PHONY: venv test fuzz chaos lint types contracts wheel check demo bench clean
 
 venv: $(STAMP)
 
@@ -23,6 +24,10 @@ test: $(STAMP)
 # 100,000 inputs for each dialect, some ten minutes; FUZZ_ARGS="--dialect gemini --seed 2" for others.
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz $(FUZZ_ARGS)
+
+# Ten minutes of killed workers, a failing store and a bad way to it; CHAOS_ARGS="--minutes 2 --seed 3".
+chaos: $(STAMP)
+	$(PY) -m tests.chaos $(CHAOS_ARGS)
 
 check: lint types contracts wheel
 

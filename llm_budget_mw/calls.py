@@ -131,7 +131,7 @@ class _Call:
 
     def count(self, text: str) -> int:
         """Return the tokens of text that the granted model generated."""
-        return self._engine.count(text, self.model)
+        return self._engine.count(text, self.grant)
 
     def without_scope(self) -> Self:
         """Let nothing draw on this call: whoever entered it is its provider's client.

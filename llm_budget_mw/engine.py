@@ -191,10 +191,16 @@ class Engine:
             return None  # the refusal says more: by which limit, and until when
         return shorter, self.plan(principal, shorter, feature, exact=True)
 
-    def count(self, text: str, model: str) -> int:
-        """Return the tokens of generated text, or a bound on them without a vocabulary."""
+    def count(self, text: str, grant: Grant) -> int:
+        """Return the tokens of text that a granted call generated.
+
+        Without the model's own tokenizer that is a bound, and so is what was granted.
+        """
+        model, offer = grant.offer.model, grant.offer
+        estimate = self.estimator.count(Prompt((text,)), model)
         # An estimate also holds what a provider adds to the input of a request.
-        return self.estimator.count(Prompt((text,)), model).tokens - fixed_tokens(Prompt(), model)
+        tokens = estimate.tokens - fixed_tokens(Prompt(), model)
+        return tokens if estimate.exact else min(tokens, grant.max_tokens * offer.per_output_tokens)
 
     def _offer(
         self,

@@ -73,7 +73,7 @@ class _Exchange:
         return Elastic(grant, self.tap, self._count)
 
     def _count(self, text: str) -> int:
-        return self._engine.count(text, self._held.grant.offer.model)
+        return self._engine.count(text, self._held.grant)
 
     def _pass_on(self, elastic: Elastic) -> bytes:
         """Return what may be passed on now; all of it where calls inside pay for the answer."""

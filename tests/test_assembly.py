@@ -10,11 +10,13 @@ import pytest
 from llm_budget_mw import assembly
 from llm_budget_mw.errors import ConfigurationError
 from llm_budget_mw.identity.authenticators import AsyncJWTAuthenticator, JWTAuthenticator
+from llm_budget_mw.sinks.callback import CallbackSink
 from llm_budget_mw.sinks.log import LogSink
 from llm_budget_mw.sinks.telemetry import MetricsSink, SpanSink
+from llm_budget_mw.sinks.webhook import WebhookSink
 from llm_budget_mw.stores.memory import AsyncMemoryStore, MemoryStore
 from llm_budget_mw.stores.redis import AsyncRedisStore, RedisStore
-from llm_budget_mw.types import Principal
+from llm_budget_mw.types import Grant, Principal
 from tests.deployment import PRICES, call_of, configured
 
 JWT = {"algorithms": ["HS256"], "issuer": "i", "audience": "a", "key": "k" * 32}
@@ -52,8 +54,9 @@ def test_an_engine_counts_if_it_is_configured_to() -> None:
     """With a real tokenizer, the same text is fewer tokens than bytes."""
     engine = assembly.build_engine(configured({"tokens": "9/day"}, tokens={"exact": True}))
     text = "The quick brown fox jumps over the lazy dog. " * 10
+    plan = engine.plan(Principal("alice"), call_of())
 
-    assert 0 < engine.count(text, "gpt-4o") < len(text) / 3
+    assert 0 < engine.count(text, Grant(plan, plan.offers[0], 9999, None)) < len(text) / 3
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,20 @@ def test_the_sinks_are_those_of_the_configuration(
     sinks = assembly.build_sinks(configured(events=wanted))
 
     assert [type(sink) for sink in sinks] == built
+
+
+def test_alerts_are_sent_only_if_there_is_an_address() -> None:
+    """The table alone turns on events; the function comes beside whatever sinks there are."""
+    address = {"webhook": "https://a.example/", "webhook_secret": "s" * 16}
+    sending, quiet = configured(alerts=address), configured(alerts={})
+
+    assert [type(sink) for sink in assembly.build_sinks(sending)] == [WebhookSink]
+    assert assembly.build_sinks(quiet) == ()
+    assert [type(sink) for sink in assembly.choose_sinks(sending, None, print)] == [
+        WebhookSink,
+        CallbackSink,
+    ]
+    assert assembly.choose_sinks(sending, [], None) == []
 
 
 @pytest.mark.parametrize(

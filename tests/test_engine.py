@@ -224,10 +224,20 @@ def test_a_closed_store_is_not_asked_again_for_a_better_count() -> None:
 def test_generated_text_counts_without_what_a_provider_adds_to_input() -> None:
     """No text is no tokens; four bytes are one, times the family's factor."""
     engine = build(counter=FourBytes())
+    grant = grant_for(call_of(max_output=500), engine)
 
-    assert engine.count("", "big") == 0
-    assert engine.count("x" * 400, "big") == 135
-    assert build().count("x" * 400, "big") == 400
+    assert engine.count("", grant) == 0
+    assert engine.count("x" * 400, grant) == 135
+    assert build().count("x" * 400, grant) == 400
+
+
+def test_what_was_granted_bounds_a_count_in_bytes() -> None:
+    """Without the model's own tokenizer a cut stream is charged no more than its provider could generate."""
+    engine = build()
+    grant = grant_for(call_of(max_output=50, samplings=2), engine)
+
+    assert engine.count("x" * 400, grant) == 100
+    assert engine.count("x" * 60, grant) == 60
 
 
 # --- settlement: 100 input tokens and 500 output tokens are held, so 5,250,000 nano-dollars

@@ -171,14 +171,14 @@ class Checks:
 
     def _settle(self, tap: Tap) -> None:
         counted = 0
+        grant = _granted(100)
 
         def count(text: str) -> int:
             nonlocal counted
-            counted = self._engine.count(text, "big")
+            counted = self._engine.count(text, grant)
             return counted
 
         outcome = tap.outcome(count)
-        grant = _granted(100)
         done = self._engine.settle(grant, outcome, self._call)
         for charge in done.charges:
             assert type(charge) is int

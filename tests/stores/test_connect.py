@@ -156,12 +156,18 @@ def test_sentinel_that_knows_no_such_service(kind: str, sentinel: str) -> None:
     [
         "redis://127.0.0.1:port",
         "redis://127.0.0.1:6379?socket_timeout=soon",
+        "redis://127.0.0.1?colour=red",
         "redis+cluster://127.0.0.1:99999",
+        "redis+cluster://127.0.0.1,127.0.0.2:port",
+        "redis+cluster://127.0.0.1/3",
+        "redis+cluster://127.0.0.1/?db=3",
+        "redis+cluster://",
         "redis+sentinel://127.0.0.1",
         "redis+sentinel:///main",
         "redis+sentinel://127.0.0.1:port/main",
         "redis+sentinel://127.0.0.1/main/zero",
         "redis+sentinel://127.0.0.1/main?db=1",
+        "rediss+sentinel://127.0.0.1/main?ssl_colour=red",
     ],
 )
 @pytest.mark.parametrize("opening", [connect, connect_async])
