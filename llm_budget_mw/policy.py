@@ -10,7 +10,7 @@ from typing import NamedTuple
 from llm_budget_mw.config import Config, OfferConfig, TierConfig, limits_of
 from llm_budget_mw.errors import ConfigurationError, RequestError
 from llm_budget_mw.pricing import ModelPrice, PerClass, Prices
-from llm_budget_mw.subjects import Counted, Subjects, subject_of, watch_of
+from llm_budget_mw.subjects import Subjects, subject_of, watch_of
 from llm_budget_mw.types import Limit, LimitSet, ModelCall, Principal, SubjectLimits
 
 _LADDERS_KEPT = 1024
@@ -101,13 +101,13 @@ class Policy:
         call: ModelCall | None = None,
         feature: str | None = None,
         models: Sequence[str] = (),
-    ) -> tuple[Counted, ...]:
+    ) -> tuple[SubjectLimits, ...]:
         """Return who is charged, with the limits of each: the principal, then what it shares."""
-        shared = tuple(self._subjects.counted(principal, call, feature, models))
-        if not tier.limits.limits:
-            return shared
         own = SubjectLimits(subject_of(principal.tenant, principal.id), tier.limits)
-        return (Counted(own), *shared)
+        alone = (own,) if tier.limits.limits else ()
+        if not self._subjects.kinds:
+            return alone
+        return (*alone, *self._subjects.counted(principal, call, feature, models))
 
     def rungs(self, tier: Tier, call: ModelCall) -> tuple[Rung, ...]:
         """Return the offers for a requested model, best first; never empty.

@@ -19,14 +19,6 @@ EVERYTHING = "*"
 """The switch that stops every call."""
 
 
-class Counted(NamedTuple):
-    """A subject a call counts for."""
-
-    entry: SubjectLimits
-    model: str | None = None
-    """The one model whose calls count; None: all."""
-
-
 class _Table(NamedTuple):
     """The limits of one table of the configuration, for whoever asks."""
 
@@ -73,7 +65,7 @@ class Subjects:
         call: ModelCall | None,
         feature: str | None,
         models: Sequence[str],
-    ) -> Iterator[Counted]:
+    ) -> Iterator[SubjectLimits]:
         """Find the shared subjects of a call that have limits; `models` are those of its offers.
 
         Without a call there are only those of the principal and the deployment.
@@ -94,20 +86,26 @@ class Subjects:
                     )
 
 
+# The same for every call of a principal in a while, and dear to put together.
+@functools.lru_cache(maxsize=4096)
 def switches_of(
-    principal: Principal, feature: str | None, models: Sequence[str], counted: Sequence[Subject]
+    tenant: str | None,
+    principal_id: str,
+    feature: str | None,
+    models: tuple[str, ...],
+    counted: tuple[Subject, ...],
 ) -> tuple[str, ...]:
     """Return what may stop a call: a name for each offer's model, then those of the whole call."""
-    whole = [switch_of(subject_of(principal.tenant, principal.id))]
-    if principal.tenant:
-        whole.append(switch_of(subject_named("tenant", principal.tenant, principal)))
+    principal = Principal(principal_id, tenant)
+    whole = [switch_of(subject_of(tenant, principal_id))]
+    if tenant:
+        whole.append(switch_of(subject_named("tenant", tenant, principal)))
     if feature:
         whole.append(switch_of(subject_named("feature", feature, principal)))
     whole += [name for name in map(switch_of, counted) if not name.startswith("model/")]
     return (*map(model_switch, models), EVERYTHING, *dict.fromkeys(whole))
 
 
-@functools.lru_cache(maxsize=4096)
 def model_switch(model: str) -> str:
     """Return the switch of a model."""
     return switch_of(Subject(*[f"model/{_escaped('model', model)}"] * 2))
@@ -152,13 +150,13 @@ def _named(kind: str, name: str, tenant: str | None, user: Subject | None) -> Su
 
 def _entries(
     table: _Table, subject: Subject, principal: Principal, model: str | None
-) -> Iterator[Counted]:
+) -> Iterator[SubjectLimits]:
     limits = table.urgent if principal.urgent else table.ordinary
-    yield Counted(SubjectLimits(subject, limits), model)
+    yield SubjectLimits(subject, limits, model)
     if table.each is not None:
         user = subject_of(principal.tenant, principal.id)
         share = Subject(subject.partition, f"{subject.name}/by/{user.partition}/{user.name}")
-        yield Counted(SubjectLimits(share, table.each), model)
+        yield SubjectLimits(share, table.each, model)
 
 
 def _value(

@@ -196,7 +196,7 @@ def test_a_principal_is_charged_in_the_partition_of_its_tenant() -> None:
     """All of a tenant's counters are on one server; who has no tenant is a partition alone."""
     policy = policy_of({"requests": "1/day"})
     principal = Principal("alice", tenant="acme")
-    [(entry, _)] = policy.subjects(principal, policy.tier(principal))
+    [entry] = policy.subjects(principal, policy.tier(principal))
 
     assert entry.subject == ("acme", "user/alice")
     assert subject_of(None, "alice") == subject_of("", "alice") == ("user/alice", "user/alice")

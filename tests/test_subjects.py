@@ -221,7 +221,7 @@ def test_names_cannot_be_forged() -> None:
     names = {subject for subject in seen if set("{}: ") & set(subject.partition + subject.name)}
     assert names == set()
     assert len(
-        {switch for name in hostile for switch in switches_of(Principal(name), name, [name], [])}
+        {switch for name in hostile for switch in switches_of(None, name, name, (name,), ())}
     ) == (1 + 3 * len(hostile))
     assert model_switch("a") == "model/a:model/a"
 
