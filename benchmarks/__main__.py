@@ -2,6 +2,7 @@
 
 python -m benchmarks                     all groups
 python -m benchmarks admission edge      some of them
+python -m benchmarks scale               minutes, so only when named
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from benchmarks import report
 GROUPS = (
     "environment",
     "admission",
+    "shapes",
     "edge",
     "frameworks",
     "stream",
@@ -27,13 +29,16 @@ GROUPS = (
     "memory",
 )
 """Modules with a `run() -> Iterable[Result]`, in the order of the report."""
+WHEN_NAMED = ("scale",)
+"""More of them."""
 
 
 def main(names: list[str]) -> None:
     """Run the groups with these names; all of them if there are none."""
-    unknown = set(names) - set(GROUPS)
+    groups = (*GROUPS, *WHEN_NAMED)
+    unknown = set(names) - set(groups)
     if unknown:
-        sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+        sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
     rows: list[report.Row] = []
     for name in names or GROUPS:
         begin = perf_counter()

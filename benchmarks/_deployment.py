@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jwt
@@ -56,13 +56,18 @@ ANSWER: Mapping[str, Any] = {
 }
 
 
-def configuration(tier: Mapping[str, Any] = FOUR_LIMITS, **route: Any) -> Config:
+def configuration(
+    tier: Mapping[str, Any] = FOUR_LIMITS,
+    shared: Sequence[Mapping[str, Any]] = (),
+    **route: Any,
+) -> Config:
     """Return the configuration of a deployment with this tier; all else is the default.
 
-    `route` are options of its one route.
+    `shared` are limits of what its callers share, `route` options of its one route.
     """
     return load(
         tiers={"default": dict(tier)},
+        limits=list(shared),
         store=_server.store_options(),
         jwt={"algorithms": ["HS256"], "issuer": "bench", "audience": "llm", "key": _KEY},
         routes=[{"path": PATH, "dialect": "openai_chat", **route}],

@@ -24,6 +24,7 @@ from llm_budget_mw.errors import (
     StoreError,
 )
 from llm_budget_mw.events import Event, Sink
+from llm_budget_mw.fitting import fit_messages
 from llm_budget_mw.guard import AsyncGuard, Guard
 from llm_budget_mw.identity import AsyncAuthenticator, Authenticator, hand_over, take_over
 from llm_budget_mw.types import Principal, Usage
@@ -54,6 +55,7 @@ __all__ = [
     "WSGIBudgetMiddleware",
     "charge",
     "current_budget",
+    "fit_messages",
     "hand_over",
     "json_schema",
     "load",

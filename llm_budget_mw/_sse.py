@@ -98,6 +98,12 @@ def is_foreign(event: bytes) -> bool:
     return not (known and begun)
 
 
+def write_event(data: bytes, name: str = "") -> bytes:
+    """Return one event; `data` is one line."""
+    head = b"event: %b\n" % name.encode() if name else b""
+    return b"%bdata: %b\n\n" % (head, data)
+
+
 def read_data(event: bytes) -> bytes:
     """Return the `data` of one event, its lines joined by LF; empty if it has none.
 

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_budget_mw import assembly
+from llm_budget_mw.current import apart
 from llm_budget_mw.events import Sink
 from llm_budget_mw.gate import REFUSED
 from llm_budget_mw.guard import AsyncGuard
 from llm_budget_mw.identity import AsyncAuthenticator, Authenticator
 from llm_budget_mw.passage import SCOPE_KEY, Passage
 from llm_budget_mw.routes import Route, Routes
+from llm_budget_mw.self_service import AsyncDesk
 from llm_budget_mw.stores.base import AsyncStore
 
 _LAST_REQUESTS_S = 5.0
@@ -49,6 +51,7 @@ class BudgetMiddleware:
         self.guard = guard or AsyncGuard.open(config, store=store, sinks=sinks)
         self._authenticator = authenticator or assembly.build_async_authenticator(self.guard.config)
         self._routes = Routes(self.guard.config.routes)
+        self._desk = AsyncDesk(self.guard)
         self._open = 0
         self._idle = asyncio.Event()
 
@@ -57,13 +60,17 @@ class BudgetMiddleware:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
+        if scope["type"] == "http" and scope["path"] == self._desk.path:
+            await Passage(self.guard, self._authenticator, scope, receive, send).tell(self._desk)
+            return
         route = None
         if scope["type"] == "http":
             route = self._routes.find(scope["method"], scope["path"])
-        if route is None:
-            await self.unguarded(scope, receive, send)
-        else:
-            await self.watched(route, scope, receive, send)
+        with apart():
+            if route is None:
+                await self.unguarded(scope, receive, send)
+            else:
+                await self.watched(route, scope, receive, send)
 
     async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a request that no configured route guards; an adapter may know better."""

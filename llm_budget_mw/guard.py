@@ -20,8 +20,8 @@ from llm_budget_mw import allowance, assembly, decision, events
 from llm_budget_mw.alerts import Anomaly, Crossing
 from llm_budget_mw.calls import AsyncCall, Call, read_request
 from llm_budget_mw.config import Config
-from llm_budget_mw.diagnosis.examine import Start
 from llm_budget_mw.delivery import AsyncDelivery, Delivery
+from llm_budget_mw.diagnosis.examine import Start
 from llm_budget_mw.dialects.protocol import Dialect
 from llm_budget_mw.engine import Ending, Engine, Outcome
 from llm_budget_mw.errors import StoreError
@@ -214,7 +214,7 @@ class Guard(_Shell):
         super().__init__(engine, config, sinks, clock, classify, shared=store.shared)
         self.store = store
         self.leases = Leases(self.renew)
-        self._delivery = Delivery(self.outage, store, self.emit)
+        self._delivery = Delivery(self.outage, store, self.emit, self._tell)
 
     @classmethod
     def open(
@@ -404,7 +404,7 @@ class AsyncGuard(_Shell):
         super().__init__(engine, config, sinks, clock, classify, shared=store.shared)
         self.store = store
         self._running: set[asyncio.Task[Any]] = set()
-        self._delivery = AsyncDelivery(self.outage, store, self.emit, self.start)
+        self._delivery = AsyncDelivery(self.outage, store, self.emit, self._tell, self.start)
 
     @classmethod
     def open(

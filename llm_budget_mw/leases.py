@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from llm_budget_mw import forks
 from llm_budget_mw.types import Grant
 
 _LOOKS = 4
@@ -15,8 +16,7 @@ _LOOKS = 4
 class Leases:
     """The running calls of one guard.
 
-    The thread starts with the first call and ends when it finds none; one that a fork has left
-    behind in the parent is started again.
+    The thread starts with the first call and ends when it finds none.
     """
 
     def __init__(
@@ -24,11 +24,16 @@ class Leases:
     ) -> None:
         self._renew = renew
         self._clock = clock
+        self._closed = threading.Event()
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Have no calls and no thread: those are the parent's."""
         self._due: dict[str, tuple[Grant, float]] = {}
         """Reservation id -> what to renew, and when."""
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._closed = threading.Event()
 
     def keep(self, grant: Grant) -> None:
         """Renew this lease at half of it, until it is dropped."""
@@ -36,7 +41,7 @@ class Leases:
             return
         with self._lock:
             self._due[grant.plan.id] = (grant, self._next(grant))
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run,
                     args=(grant.plan.lease_ms / 1000 / _LOOKS,),

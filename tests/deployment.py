@@ -102,6 +102,10 @@ class SwitchStore(MemoryStore):
         self._reach()
         return super().renew(grant)
 
+    def grow(self, grant: Grant, output: int) -> int:
+        self._reach()
+        return super().grow(grant, output)
+
     def close(self) -> None:
         self.closed = True
 

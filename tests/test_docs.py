@@ -12,12 +12,22 @@ import pytest
 import redis
 
 from llm_budget_mw import Guard, Principal, Usage, events, json_schema
+from llm_budget_mw.alerts import Anomaly, Crossing
 from llm_budget_mw.config import DIALECTS, ENVIRONMENT
 from llm_budget_mw.dialects import _surcharges
 from llm_budget_mw.events import Event, Origin
 from llm_budget_mw.sinks import names
 from llm_budget_mw.testing import RecordingSink
-from llm_budget_mw.types import ModelCall, Plan, Prompt, Refusal, RefusalReason
+from llm_budget_mw.types import (
+    Limit,
+    ModelCall,
+    Plan,
+    Prompt,
+    Refusal,
+    RefusalReason,
+    Subject,
+    Window,
+)
 from tests.servers import ValkeyServer
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -135,6 +145,9 @@ def happened() -> Iterator[Event]:
     yield events.unchecked(call.grant, origin, None, "")
     yield events.store_down("")
     yield events.store_up(0, 0)
+    subject, limit = Subject("user/a", "user/a"), Limit("a", "cost", 9, Window("none"))
+    yield events.threshold_crossed(Crossing(subject, limit, 0.8, 8, 9, 0), "user/a")
+    yield events.anomaly_found(Anomaly(subject, limit, 9, 5, 1), "user/a")
 
 
 def test_every_event_is_documented() -> None:

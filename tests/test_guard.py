@@ -45,7 +45,7 @@ from tests.deployment import (
 
 T = TypeVar("T")
 TIER = {"requests": "100/day", "tokens": "100000/day", "budget": "$1/day", "max_tokens": 100}
-OUTAGE = {"failures": 2, "open_s": 10.0, "max_open_s": 10.0}
+OUTAGE = {"failures": 2, "open_s": 10.0, "max_open_s": 10.0, "drain_s": 0.2}
 ORIGIN = origin_of(call_of("x" * 84))
 """Holds 200 tokens: 100 of input, 100 of output."""
 DONE = Outcome(Ending.COMPLETE, Usage(40, 60))
@@ -386,7 +386,7 @@ def test_the_store_is_not_asked_while_the_breaker_is_open(deploy: Deploy) -> Non
     held = deployment.hold()
     assert deployment.store.plans == []
     assert deployment.sink.named(events.UNCHECKED)[-1]["error"] == "breaker open"
-    assert not deployment.renew(held.grant)
+    assert deployment.renew(held.grant)
     deployment.clock.now += 11
     deployment.hold()
     assert len(deployment.store.plans) == 1

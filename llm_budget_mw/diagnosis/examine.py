@@ -35,12 +35,13 @@ def examine(config: Config, prices: Prices, environ: Mapping[str, str]) -> tuple
 
 def of_limits(config: Config, prices: Prices) -> Iterator[Finding]:
     """Yield what is wrong with the limits of tiers, and with shared ones."""
+    slots = config.outage.processes
     for name, tier in config.tiers.items():
         compiled = limits_of(tier, config, prices.base_tokens_nano)
-        yield from limits.findings(f"tier {name!r}", tier, compiled, prices)
+        yield from limits.findings(f"tier {name!r}", tier, compiled, prices, slots)
     for table in config.limits:
         compiled = limits_of(table, config, prices.base_tokens_nano, f"{table.of}-")
-        yield from limits.findings(f"limits of {table.of!r}", table, compiled, prices)
+        yield from limits.findings(f"limits of {table.of!r}", table, compiled, prices, slots)
 
 
 class Start:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import permutations
 
 from llm_budget_mw._money import cost_nano, format_usd
+from llm_budget_mw.allowance import part
 from llm_budget_mw.config import LimitedConfig, OfferConfig, TierConfig
 from llm_budget_mw.diagnosis.finding import Finding, Severity
 from llm_budget_mw.pricing import Prices
@@ -25,11 +26,11 @@ _CALENDAR_MS: dict[CalendarUnit, tuple[int, int]] = {
 
 
 def findings(
-    place: str, table: LimitedConfig, limits: tuple[Limit, ...], prices: Prices
+    place: str, table: LimitedConfig, limits: tuple[Limit, ...], prices: Prices, slots: int
 ) -> Iterator[Finding]:
     """Yield what is wrong with one table: its options, and its limits as the store counts them.
 
-    `place` names the table, such as `tier 'default'`.
+    `place` names the table, such as `tier 'default'`; `slots` is `outage.processes`.
     """
     enforced = [limit for limit in limits if not limit.shadow]
     least_tokens = 1
@@ -38,7 +39,7 @@ def findings(
         least_tokens = table.min_tokens
     yield from _empty(place, enforced)
     yield from _idle(place, enforced)
-    yield from _locked(place, least_tokens, enforced)
+    yield from _locked(place, least_tokens, enforced, slots)
 
 
 def least_charge(limit: Limit, output: int, model: str | None, prices: Prices) -> int:
@@ -111,10 +112,10 @@ def _idle(place: str, limits: list[Limit]) -> Iterator[Finding]:
             )
 
 
-def _locked(place: str, least_tokens: int, limits: list[Limit]) -> Iterator[Finding]:
+def _locked(place: str, least_tokens: int, limits: list[Limit], slots: int) -> Iterator[Finding]:
     """Yield the local shares too small for any call: those limits are as good as closed."""
     for limit in limits:
-        share = int(limit.amount * limit.local_share)
+        share = part(limit, 1, slots).amount
         least = least_tokens if limit.resource == "tokens" else 1
         if limit.amount and limit.on_outage == "local" and share < least:
             yield Finding(
@@ -122,7 +123,8 @@ def _locked(place: str, least_tokens: int, limits: list[Limit]) -> Iterator[Find
                 Severity.NOTE,
                 f"{place}: while the store is away, a process may admit "
                 f"{amount(limit, share)} of {limit.name}, which is not enough for a call",
-                "a larger local_share, or on_outage = 'closed' to say the same",
+                "a larger local_share, fewer outage.processes, or on_outage = 'closed' to say "
+                "the same",
             )
 
 

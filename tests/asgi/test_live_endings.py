@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from llm_budget_mw.types import Charges
 from tests.asgi.driver import (
+    LIMITS,
     STREAMED,
     HypercornServer,
     RawClient,
@@ -308,7 +309,8 @@ def test_a_handler_that_reports_nothing_is_flagged() -> None:
 @pytest.mark.parametrize("leaves", [True, False])
 def test_one_request_is_two_scripts(leaves: bool, valkey: ValkeyServer) -> None:
     """One admission and one settlement, however it ends, and nothing is held afterwards."""
-    site = Site(app_of(streaming(delta("hello"), endless=leaves)), url=valkey.url)
+    no_slot = {**LIMITS, "on_outage": {"budget": "open"}}
+    site = Site(app_of(streaming(delta("hello"), endless=leaves)), no_slot, url=valkey.url)
 
     with UvicornServer(site.app) as running:
         for count in (1, 2):

@@ -227,7 +227,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"refusals": {"budget_status": 418}}, "refusals.budget_status", "should be 402, 403, 422"),
     ({"events": {"principal": "hashed"}}, "events.principal", "should be 'pseudonym', 'plain'"),
     ({"events": {"id_secret": "short"}}, "events.id_secret", "should have at least 16 characters"),
-    ({"outage": {"open_s": 60}}, "outage", "open_s 60.0 is above max_open_s 30.0"),
+    ({"outage": {"open_s": 60}}, "outage", "open_s 60.0 is above max_open_s 5.0"),
     ({"outage": {"open_s": float("inf")}}, "outage.open_s", "should be a finite number"),
     ({"outage": {"queue": 2.5}}, "outage.queue", "found 2.5; should be a valid integer"),
 ]
