@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_budget_mw.config import load
-from llm_budget_mw.errors import BudgetExceeded, ConfigurationError
+from llm_budget_mw.errors import ConfigurationError
 from llm_budget_mw.events import Origin
 from llm_budget_mw.guard import Guard
 from llm_budget_mw.subjects import Subjects, model_switch, subject_named, switches_of
@@ -17,7 +17,6 @@ from tests.deployment import PRICES, Recorder, call_of
 from tests.servers import ValkeyServer, fresh_prefix
 
 Open = Callable[..., Guard]
-ASKED = [{"role": "user", "content": "hi"}]
 ALICE = Principal("alice", "acme", claims={"team_id": "red"})
 BOB = Principal("bob", "acme", claims={"team_id": "blue"})
 CAROL = Principal("carol", "globex", urgent=True)
@@ -53,18 +52,14 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Open]:
 
 
 def took(
-    guard: Guard, who: Principal = ALICE, feature: str | None = None, **call: Any
+    guard: Guard, who: Principal = ALICE, feature: str | None = None, model: str = "small"
 ) -> str | None:
     """Make a call that never ends; return what refused it, None if nothing did."""
-    try:
-        asked: dict[str, Any] = {"model": "small", "max_tokens": 10, "messages": ASKED, **call}
-        guard.call(who, feature=feature, **asked).__enter__()
-    except BudgetExceeded as error:
-        refused = error.refusal.binding
-    else:
+    decided = guard.decide(Origin(who, call_of(model=model, max_output=10), feature=feature))
+    if isinstance(decided, Grant):
         return None
-    assert refused is not None
-    return refused.subject.name
+    assert decided.binding is not None
+    return decided.binding.subject.name
 
 
 Calls = list[tuple[Principal, dict[str, Any]]]
