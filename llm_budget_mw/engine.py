@@ -128,7 +128,7 @@ class Engine:
         models = tuple([offer.model for offer in offers])
         tier = self.policy.tier(principal)
         subjects = self.policy.subjects(principal, tier, call, feature, models)
-        if any([each.model for each in subjects]):
+        if any(each.model for each in subjects):
             offers = tuple(
                 offer._replace(spares=_spares(offer.model, subjects)) for offer in offers
             )

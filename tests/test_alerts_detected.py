@@ -93,10 +93,13 @@ def test_who_crosses_it_does_not_matter(opened: Open) -> None:
         pytest.skip("the store in memory is of one process")
     guards = [opened(limits=[{"of": "deployment", "tokens": "8000/day"}]) for _ in range(2)]
     people = [Principal(f"p{number}") for number in range(8)]
+
+    def work(guard: Guard, who: Principal) -> None:
+        for _ in range(5):
+            use(guard, 100, who)
+
     threads = [
-        threading.Thread(target=lambda g=guard, w=who: [use(g, 100, w) for _ in range(5)])  # type: ignore[misc]
-        for who in people
-        for guard in guards
+        threading.Thread(target=work, args=(guard, who)) for who in people for guard in guards
     ]
     for thread in threads:
         thread.start()

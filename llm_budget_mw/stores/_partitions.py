@@ -51,7 +51,8 @@ def admission(plan: Plan) -> Steps:
     unfit = tuple(_unfit(offer) for offer in plan.offers)
     standing: list[Admission] = []
     for part in parts:
-        standing.append((yield part.plan._replace(offers=unfit)) or _nothing())
+        answer = yield part.plan._replace(offers=unfit)
+        standing.append(answer or _nothing())
     return _merged(plan, parts, standing)
 
 

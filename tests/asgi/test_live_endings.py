@@ -18,7 +18,6 @@ from starlette.types import ASGIApp
 
 from llm_budget_mw.types import Charges
 from tests.asgi.driver import (
-    LIMITS,
     STREAMED,
     HypercornServer,
     RawClient,
@@ -31,6 +30,7 @@ from tests.edge.driver import (
     ANSWER,
     CHAT,
     DONE,
+    LIMITS,
     OWN,
     QUESTION,
     USAGE_EVENT,
