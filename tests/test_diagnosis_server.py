@@ -336,7 +336,8 @@ def test_nobody_behind_a_sentinel() -> None:
     finding = seen(url)["store.reachable"]
 
     assert finding.severity is DANGER
-    assert finding.seen.endswith("No master found for 'budgets'")
+    assert "no sentinel names a primary of 'budgets'" in finding.seen
+    assert "hunter2" not in finding.seen
 
 
 def test_a_server_that_hangs(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def configured(
     provider: FakeProvider, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """Lay out what the README tells its reader to have."""
-    [toml] = blocks(README, "toml")
+    toml = blocks(README, "toml")[0]
     (tmp_path / "llm_budget.toml").write_text(toml)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLM_BUDGET_JWT_KEY", issuer.key)

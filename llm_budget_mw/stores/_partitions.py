@@ -26,7 +26,7 @@ class Group(NamedTuple):
 
 
 def groups(plan: Plan) -> list[Group]:
-    """Return the parts of a plan in the order they are asked: the switches first."""
+    """Return the parts of a plan in the order they are asked; that of the switches is first."""
     by_partition: dict[str, list[int]] = {}
     for place, entry in enumerate(plan.subjects):
         by_partition.setdefault(entry.subject.partition, []).append(place)

@@ -70,7 +70,7 @@ class Store(Protocol):
     def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         """Stop all calls of a name, or let them go on; `value` is "until reason", in ms.
 
-        Raises `StoreError` as `admit` does.
+        Returns when it holds in every process. Raises `StoreError` as `admit` does.
         """
         ...
 

@@ -12,6 +12,7 @@ from llm_budget_mw.outputs import Counts, merged
 from llm_budget_mw.stores import _commands, _ledger, _told
 from llm_budget_mw.stores._additions import in_force, read_addition
 from llm_budget_mw.stores._commands import Amended, Switches
+from llm_budget_mw.stores._switches import barred
 from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
 from llm_budget_mw.types import NOTHING, STOPPED, Admission, Charges, Grant, Plan, Subject
 
@@ -171,7 +172,7 @@ class MemoryStore:
         rows = [
             _ledger.row(self._accounts.get(entry.subject), entry, now) for entry in plan.subjects
         ]
-        stopped, stop = self._switched(plan, now)
+        stopped, stop = barred(plan, self._switches, now)
         if replayed:
             held = replayed.state == "held"
             number, output = (replayed.offer, replayed.output) if held else (0, 0)
@@ -189,20 +190,6 @@ class MemoryStore:
         flat = tuple(float(value) for row in rows for counter in row.counters for value in counter)
         extra = tuple(float(more) for row in rows for more in row.extra)
         return Admission(now, number, output, flat, stopped, extra if any(extra) else ())
-
-    def _switched(self, plan: Plan, now: int) -> tuple[int, int]:
-        """Return the offers whose model is stopped, a bit each, and what stops the call."""
-        stopped = stop = 0
-        if self._switches:
-            for number, name in enumerate(plan.switches):
-                value = self._switches.get(name)
-                if value is None or not in_force(int(value.partition(" ")[0]), now):
-                    continue
-                if number < len(plan.offers):
-                    stopped |= 1 << number
-                else:
-                    stop = stop or number + 1
-        return stopped, stop
 
     def _account(self, subject: Subject, now: int) -> _ledger.Account:
         account = self._accounts.get(subject)

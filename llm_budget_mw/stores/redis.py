@@ -18,12 +18,13 @@ from redis import exceptions
 
 from llm_budget_mw.errors import StoreError
 from llm_budget_mw.outputs import Counts
-from llm_budget_mw.stores import _commands, _partitions
+from llm_budget_mw.stores import _commands, _partitions, _switches
 from llm_budget_mw.stores._cluster import Cluster, link_to
 from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.stores._link import Link, store_error
 from llm_budget_mw.stores._slots import FAILURES
 from llm_budget_mw.stores._spent import KEPT_MS, Spent
+from llm_budget_mw.stores._switches import Copy
 from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
 from llm_budget_mw.types import NOTHING, Admission, Charges, Grant, Plan, Subject
 
@@ -60,6 +61,7 @@ class _Shared:
         self._partitioned = partitioned
         self._test_clock = test_clock
         self._spent = None if test_clock else Spent()  # a clock set by hand shows the store itself
+        self._copy = Copy() if partitioned and not test_clock else None
         self._offset_ms = 0.0
 
     def now_ms(self) -> int:
@@ -79,16 +81,16 @@ class _Shared:
             self._spent.note(plan, answer)
         return answer
 
-    def _settling_s(self, verb: AmendVerb) -> float:
-        """Return how long a change may not have reached every process."""
-        return KEPT_MS / 1000 if self._spent and verb != "show" else 0.0
+    def _settling_s(self, verb: AmendVerb | SwitchVerb, memory: Spent | Copy | None) -> float:
+        """Return how long a change may not have reached what processes remember."""
+        return KEPT_MS / 1000 if memory and verb != "show" else 0.0
 
     def _is_split(self, plan: Plan) -> bool:
         """Return whether a plan needs keys that one script of a cluster cannot reach."""
         if not self._partitioned:
             return False
         partitions = {entry.subject.partition for entry in plan.subjects}
-        return len(partitions) + bool(plan.switches) > 1
+        return len(partitions) > 1 or bool(plan.switches)
 
     def _account(self, subject: Subject) -> str:
         return _commands.account_key(self._prefix, subject)
@@ -164,13 +166,15 @@ class RedisStore(_Shared):
         """See `Store.amend`."""
         command = _commands.amend(self._account(subject), verb, what, self._given_ms())
         amended = _commands.read_amend(self._run(command))
-        time.sleep(self._settling_s(verb))
+        time.sleep(self._settling_s(verb, self._spent))
         return amended
 
     def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         """See `Store.switch`."""
         command = _commands.switch(self._prefix, verb, name, value, self._given_ms())
-        return _commands.read_switch(self._run(command))
+        switches = _commands.read_switch(self._run(command))
+        time.sleep(self._settling_s(verb, self._copy))
+        return switches
 
     def claim(self, holder: str, slots: int, lease_ms: int) -> int:
         """See `Store.claim`."""
@@ -193,9 +197,23 @@ class RedisStore(_Shared):
 
     def _take(self, step: _partitions.Step) -> Admission | None:
         if isinstance(step, Plan):
-            return self._admit_whole(step)
+            return self._admit_whole(step) if step.subjects else self._switched(step)
         self._settle_whole(step, NOTHING)
         return None
+
+    def _switched(self, plan: Plan) -> Admission:
+        if self._copy is None:
+            return self._admit_whole(plan)
+        now = self.now_ms()
+        stopped = self._copy.fresh(now)
+        if stopped is None:
+            try:
+                stopped = self._copy.note(self.switch("show").stopped, now)
+            except StoreError:
+                stopped = self._copy.last(now)
+                if stopped is None:
+                    raise
+        return _switches.answer(plan, stopped, now)
 
     def _settle_whole(self, grant: Grant, charges: Charges) -> str:
         return cast("bytes", self._run(self._settle(grant, charges))).decode()
@@ -278,13 +296,15 @@ class AsyncRedisStore(_Shared):
         """See `Store.amend`."""
         command = _commands.amend(self._account(subject), verb, what, self._given_ms())
         amended = _commands.read_amend(await self._run(command))
-        await asyncio.sleep(self._settling_s(verb))
+        await asyncio.sleep(self._settling_s(verb, self._spent))
         return amended
 
     async def switch(self, verb: SwitchVerb, name: str = "", value: str = "") -> Switches:
         """See `Store.switch`."""
         command = _commands.switch(self._prefix, verb, name, value, self._given_ms())
-        return _commands.read_switch(await self._run(command))
+        switches = _commands.read_switch(await self._run(command))
+        await asyncio.sleep(self._settling_s(verb, self._copy))
+        return switches
 
     async def claim(self, holder: str, slots: int, lease_ms: int) -> int:
         """See `Store.claim`."""
@@ -309,9 +329,23 @@ class AsyncRedisStore(_Shared):
 
     async def _take(self, step: _partitions.Step) -> Admission | None:
         if isinstance(step, Plan):
-            return await self._admit_whole(step)
+            return await (self._admit_whole(step) if step.subjects else self._switched(step))
         await self._settle_whole(step, NOTHING)
         return None
+
+    async def _switched(self, plan: Plan) -> Admission:
+        if self._copy is None:
+            return await self._admit_whole(plan)
+        now = self.now_ms()
+        stopped = self._copy.fresh(now)
+        if stopped is None:
+            try:
+                stopped = self._copy.note((await self.switch("show")).stopped, now)
+            except StoreError:
+                stopped = self._copy.last(now)
+                if stopped is None:
+                    raise
+        return _switches.answer(plan, stopped, now)
 
     async def _settle_whole(self, grant: Grant, charges: Charges) -> str:
         return cast("bytes", await self._run(self._settle(grant, charges))).decode()

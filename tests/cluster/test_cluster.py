@@ -13,6 +13,7 @@ from llm_budget_mw.errors import StoreError
 from llm_budget_mw.stores.base import Store
 from llm_budget_mw.stores.connect import connect, connect_async
 from llm_budget_mw.types import (
+    STOPPED,
     Admission,
     Charges,
     Grant,
@@ -31,6 +32,7 @@ from tests.stores.kit import (
     DAY,
     NOTHING,
     UNFIT,
+    Driven,
     granted_by,
     limit,
     limits,
@@ -288,3 +290,42 @@ def test_account_deleted_and_used_again_in_mid_call(store: Store, cluster: Clust
     assert store.settle(grant, Charges(1, 7, 0)) == "4"
     assert store.settle(grant, NOTHING) == "2"
     assert (committed(store, entry), held(store, entry)) == ([7], [1])
+
+
+def test_a_stop_holds_in_every_process_when_it_is_reported(cluster: Cluster) -> None:
+    """Each process has a copy of what is stopped, and the change waits until all are old."""
+    config = store_config(cluster.url)
+    here, there = connect(config), Driven(connect_async(config))
+
+    def answer(switches: tuple[str, ...] = ("model/x", "*")) -> Admission:
+        return there.admit(plan(of("red", day(9)))._replace(switches=switches))
+
+    assert answer().offer == 1
+    here.switch("stop", "*", "0 for a reason")
+    assert answer()[1:3] == (STOPPED, 2)
+    here.switch("resume", "*")
+    here.switch("stop", "model/x", "0 for a reason")
+    assert (answer().offer, answer().stopped) == (0, 1)
+    assert answer(("model/y", "*")).offer == 1
+    here.close()
+    there.close()
+
+
+def test_switches_cost_no_round_trips(cluster: Cluster) -> None:
+    """Hundreds of admissions ask the server of the switches once a second."""
+    store = connect(store_config(cluster.url))
+    owner = cluster.owner(key_slot(b"switches")).client
+    partition = next(
+        name
+        for name in PARTITIONS
+        if cluster.owner(key_slot(name.encode())) != (cluster.owner(key_slot(b"switches")))
+    )
+    asked = of(partition, day(1000))
+    store.admit(plan(asked)._replace(switches=("model/x", "*")))
+    owner.config_resetstat()
+    for _ in range(300):
+        store.admit(plan(asked)._replace(switches=("model/x", "*")))
+    stats = owner.info("commandstats")
+    calls = sum(stats[name]["calls"] for name in stats if name.startswith("cmdstat_eval"))
+    assert calls <= 5
+    store.close()
