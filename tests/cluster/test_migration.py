@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from llm_budget_mw.errors import StoreError
 from llm_budget_mw.types import Plan, Principal
@@ -36,6 +39,10 @@ class Migration:
         source, target = self._names
         self._set(self.target, "IMPORTING", source)
         self._set(self.source, "MIGRATING", target)
+
+    def is_asked_since(self, asked: int) -> bool:
+        """Return whether the target has got calls; of the switches a process asks once a second."""
+        return times_asked(self.target) > asked
 
     def move(self, most: int = 100) -> int:
         """Move so many of the keys that are there; return how many they were."""
@@ -80,7 +87,7 @@ def test_slot_moves_under_load(cluster: Cluster, slot: int) -> None:
             load.wait_for(20)
             migration.move()
             load.wait_for(20)
-            assert times_asked(migration.target) > asked
+            poll(partial(migration.is_asked_since, asked), "the target is asked")
             migration.close()
             load.wait_for(20)
 
@@ -96,8 +103,12 @@ def test_slot_moves_at_once(cluster: Cluster) -> None:
         source = cluster.owner(SLOT)
         target = other_primary(cluster, source)
         to = ("SLOTSRANGE", SLOT, SLOT, "NODE", cluster.name(target))
-        source.client.execute_command("CLUSTER", "MIGRATESLOTS", *to)
-        poll(lambda: cluster.owner(SLOT) is target, "the slot has moved")
+        for _ in range(5):  # servers that are short of time give a migration up
+            with contextlib.suppress(ResponseError, AssertionError):
+                source.client.execute_command("CLUSTER", "MIGRATESLOTS", *to)
+                poll(lambda: cluster.owner(SLOT) is target, "the slot has moved", 10)
+                break
+        assert cluster.owner(SLOT) is target
         load.wait_for(20)
 
     assert (load.unchecked, load.errors) == (0, {})
