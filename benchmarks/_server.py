@@ -109,9 +109,9 @@ def facts(section: str) -> dict[str, Any]:
         return found
 
 
-def clean() -> None:
-    """Delete every key of this run."""
+def clean(prefix: str = PREFIX) -> None:
+    """Delete every key of this run, or those under another prefix of its own."""
     with client() as plain:
-        found = list(plain.scan_iter(f"{PREFIX}*", count=1000))
+        found = list(plain.scan_iter(f"{prefix}*", count=1000))
         for begin in range(0, len(found), 1000):
             plain.unlink(*found[begin : begin + 1000])

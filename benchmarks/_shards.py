@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +40,7 @@ class Shards(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(folder: Path, shards: int) -> Iterator[Shards]:
+def started(folder: Path, shards: int) -> Generator[Shards]:
     """Run a cluster of so many shards, or one server that is none (0)."""
     with contextlib.ExitStack() as stack:
         nodes: list[Node] = []
@@ -61,7 +61,7 @@ def _clustered(bus: int) -> tuple[str, ...]:
 
 
 def _join(nodes: Sequence[Node]) -> None:
-    # The slots of a server are those whose number, times the servers, is its own in whole rounds.
+    # Those that `place` says.
     bounds = [-(-SLOTS * number // len(nodes)) for number in range(len(nodes) + 1)]
     first = nodes[0]
     bus = int(first.client.config_get("cluster-port")["cluster-port"])

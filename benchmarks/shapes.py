@@ -21,10 +21,11 @@ from llm_budget_mw.stores.base import Store
 from llm_budget_mw.stores.connect import connect
 from llm_budget_mw.types import Charges, Grant, Principal, RefusalReason
 
-_ROUNDS = 3
+_ROUNDS = 24
 _COUNT = 100
-_REFUSED = 10_000
-_REFUSED_ROUNDS = 6
+_REFUSED = 2000
+_REFUSED_ROUNDS = 12
+_REFUSED_S = 3.0
 _USED = Charges(requests=1, tokens=50, cost_nano=200_000)
 _BARE = "bare EVALSHA"
 _LIMITS = (
@@ -107,7 +108,8 @@ def _admissions(shapes: Mapping[str, _Shape]) -> Iterator[Result]:
     variants: dict[str, Variant] = {_BARE: bare.run}
     variants |= {name: caller.run for name, caller in callers.items()}
     times = asyncio.run(alternate(_ROUNDS, variants))
-    server = Timings({name: one.admitting[1:] for name, one in (*callers.items(), (_BARE, bare))})
+    admitting = {name: caller.admitting[1:] for name, caller in callers.items()}
+    server = Timings({_BARE: bare.seconds[1:], **admitting})
     settling = Timings({name: caller.settling[1:] for name, caller in callers.items()})
     yield Result(f"shapes, {_BARE}", times.us(_BARE), "us")
     yield Result(f"shapes, {_BARE}: on the server", server.us(_BARE), "us")
@@ -132,8 +134,8 @@ class _Bare:
     def __init__(self) -> None:
         self._client = _server.client()
         self._sha = str(self._client.script_load("return 1"))
-        self.admitting: list[float] = []
-        """Seconds on the server, of one in each round."""
+        self.seconds: list[float] = []
+        """On the server, of one in each round."""
 
     async def run(self) -> float:
         before = Toll.of(self._client)
@@ -141,7 +143,7 @@ class _Bare:
         for _ in range(_COUNT):
             self._client.evalsha(self._sha, 1, f"{_server.PREFIX}:bare")
         seconds = (perf_counter() - begin) / _COUNT
-        self.admitting.append(Toll.of(self._client).since(before).script_us / _COUNT / 1e6)
+        self.seconds.append(Toll.of(self._client).since(before).script_us / _COUNT / 1e6)
         return seconds
 
 
@@ -194,12 +196,11 @@ def _refusals() -> Iterator[Result]:
         title = f"refusals, {name}"
         yield Result(f"{title}: plan and decision included", 1e6 / times.us(name), "/s")
         goal = at_most(0) if name == "remembered" else None
-        trips = sum(each.trips) / len(each.trips)
-        yield Result(f"{title}: round trips for {_REFUSED:,} calls", trips, "", goal)
-        yield Result(f"{title}: round trips a second", sum(each.trips) / each.seconds, "/s")
+        made, trips = each.make(_REFUSED_S)
+        yield Result(f"{title}: round trips for each 10,000 calls", trips / made * 1e4, "", goal)
+        yield Result(f"{title}: round trips a second", trips / _REFUSED_S, "/s")
         stores[name].close()
-    with _server.client() as plain:
-        plain.unlink(*plain.scan_iter(f"{forgetful.prefix}*"))
+    _server.clean(forgetful.prefix)
     gain = times.ratio("asked each time", "remembered")
     yield Result("refusals a second: remembered / asked", gain, "x", at_least(3))
 
@@ -212,22 +213,27 @@ class _Refused:
         self._client = _server.client()
         self._call = model_call()
         self._user = Principal("spent")
-        self.trips: list[float] = []
-        self.seconds = 0.0
         plan = engine.plan(self._user, self._call)
         granted = decision.decide(plan, store.admit(plan))
         if isinstance(granted, Grant):
             store.settle(granted, _USED)
 
     async def run(self) -> float:
-        before = Toll.of(self._client).scripts
         begin = perf_counter()
         for _ in range(_REFUSED):
-            plan = self._engine.plan(self._user, self._call)
-            decided = decision.decide(plan, self._store.admit(plan))
-            if isinstance(decided, Grant) or decided.reason is not RefusalReason.EXHAUSTED:
-                raise TypeError("a call that has to be refused was not")
-        seconds = perf_counter() - begin
-        self.trips.append(Toll.of(self._client).scripts - before)
-        self.seconds += seconds
-        return seconds / _REFUSED
+            self._call_once()
+        return (perf_counter() - begin) / _REFUSED
+
+    def make(self, seconds: float) -> tuple[int, float]:
+        """Make calls for some time; return how many, and the round trips they took."""
+        made, before, end = 0, Toll.of(self._client).scripts, perf_counter() + seconds
+        while perf_counter() < end:
+            self._call_once()
+            made += 1
+        return made, Toll.of(self._client).scripts - before
+
+    def _call_once(self) -> None:
+        plan = self._engine.plan(self._user, self._call)
+        decided = decision.decide(plan, self._store.admit(plan))
+        if isinstance(decided, Grant) or decided.reason is not RefusalReason.EXHAUSTED:
+            raise TypeError("a call that has to be refused was not")
