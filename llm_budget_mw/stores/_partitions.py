@@ -59,6 +59,8 @@ def admission(plan: Plan) -> Steps:
 def split(grant: Grant) -> list[tuple[Group, Grant]]:
     """Return the parts of a grant, one for each partition that holds some of it."""
     parts = [part for part in groups(grant.plan) if part.places]
+    if len(parts) == 1:
+        return [(parts[0], grant)]
     return [(part, _share(grant, part)) for part in parts]
 
 
@@ -77,6 +79,8 @@ def in_order(plan: Plan, digits: Sequence[tuple[Group, str]]) -> str:
 
 
 def _part(plan: Plan, places: tuple[int, ...]) -> Group:
+    if len(places) == len(plan.subjects):
+        return Group(plan._replace(switches=()), places)
     subjects = tuple(plan.subjects[place] for place in places)
     offers = tuple(_spares(offer, places) for offer in plan.offers)
     return Group(plan._replace(subjects=subjects, offers=offers, switches=()), places)

@@ -13,6 +13,10 @@ from llm_budget_mw.stores._additions import in_force
 from llm_budget_mw.types import STOPPED, Admission, Plan
 
 KEPT_MS = 1000
+_RENEWED_MS = 700
+"""How old a copy is when one of its users asks anew, while the others still go by it."""
+_ANSWER_MS = 300
+"""How long that one may take before another asks."""
 _LASTS_MS = 60_000
 """How old a copy may be while its server does not answer."""
 
@@ -48,9 +52,13 @@ class Copy:
     def __init__(self) -> None:
         self._stopped: Mapping[str, str] = {}
         self._at_ms: int | None = None
+        self._asked_until_ms = 0
 
     def fresh(self, now_ms: int) -> Mapping[str, str] | None:
-        """Return the copy if it need not be asked for again."""
+        """Return the copy, unless who asks for it is to ask the store: one in time, all too late."""
+        if self._younger(_RENEWED_MS, now_ms) is None and now_ms >= self._asked_until_ms:
+            self._asked_until_ms = now_ms + _ANSWER_MS
+            return None
         return self._younger(KEPT_MS, now_ms)
 
     def last(self, now_ms: int) -> Mapping[str, str] | None:
