@@ -15,7 +15,8 @@ from llm_budget_mw.assembly import build_async_store, build_engine, build_store
 from llm_budget_mw.config import Config, load
 from llm_budget_mw.engine import Ending, Outcome
 from llm_budget_mw.events import Origin
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
+from llm_budget_mw.shell import Held
 from llm_budget_mw.types import Decision, Principal, Usage
 from tests.servers import ValkeyServer
 

@@ -28,7 +28,8 @@ from llm_budget_mw.dialects.protocol import Dialect, RequestHead
 from llm_budget_mw.engine import Ending, Engine, Outcome
 from llm_budget_mw.errors import BudgetExceeded, RequestError
 from llm_budget_mw.events import Origin
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
+from llm_budget_mw.shell import Held
 from llm_budget_mw.types import (
     MAX_AMOUNT,
     Admission,

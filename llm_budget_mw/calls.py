@@ -36,7 +36,8 @@ from llm_budget_mw.types import (
 )
 
 if TYPE_CHECKING:
-    from llm_budget_mw.guard import AsyncGuard, Guard, Held, Renewal
+    from llm_budget_mw.guard import AsyncGuard, Guard, Renewal
+    from llm_budget_mw.shell import Held
 
 _HEAD = RequestHead("POST", "")
 _REFUSED = 400

@@ -20,8 +20,9 @@ from llm_budget_mw.calls import (
     running_loop,
 )
 from llm_budget_mw.events import Origin
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
 from llm_budget_mw.reservation import Reservation
+from llm_budget_mw.shell import Held
 from llm_budget_mw.types import Grant, LimitStatus, ModelCall, Principal, Usage
 
 CURRENT: ContextVar[Budget | None] = ContextVar("llm_budget", default=None)

@@ -12,8 +12,9 @@ from llm_budget_mw.dialects.protocol import RequestHead, Rewritten
 from llm_budget_mw.elastic import Elastic
 from llm_budget_mw.ending import outcome_of
 from llm_budget_mw.engine import Engine, Outcome
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
 from llm_budget_mw.routes import Route
+from llm_budget_mw.shell import Held
 from llm_budget_mw.tap import FIRST_ERROR, Tap
 
 _OFFLOAD_BYTES = 64 * 1024

@@ -14,8 +14,9 @@ from llm_budget_mw.config import Config
 from llm_budget_mw.dialects.protocol import RequestHead
 from llm_budget_mw.errors import AuthenticationError, BudgetExceeded, RequestError
 from llm_budget_mw.events import Origin
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
 from llm_budget_mw.routes import Route
+from llm_budget_mw.shell import Held
 from llm_budget_mw.types import Principal, Refusal
 
 Read = Callable[[int], bytes]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llm_budget_mw.types import Grant, Plan
 
 if TYPE_CHECKING:
-    from llm_budget_mw.guard import Held
+    from llm_budget_mw.shell import Held
 
 
 class Reservation:

@@ -13,7 +13,8 @@ from llm_budget_mw.calls import SCOPE, Call
 from llm_budget_mw.current import CURRENT, Budget, charge, current_budget
 from llm_budget_mw.errors import BudgetExceeded
 from llm_budget_mw.events import Origin
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
+from llm_budget_mw.shell import Held
 from llm_budget_mw.stores.memory import AsyncMemoryStore
 from llm_budget_mw.types import Charges, Grade, Usage
 from tests.deployment import ALICE, Recorder, SwitchStore, call_of, configured, engine_of

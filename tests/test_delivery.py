@@ -15,7 +15,8 @@ import pytest
 from llm_budget_mw import events
 from llm_budget_mw.config import Config
 from llm_budget_mw.engine import Ending, Outcome
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
+from llm_budget_mw.shell import Held
 from llm_budget_mw.stores.connect import connect, connect_async
 from llm_budget_mw.types import Usage
 from tests.deployment import ALICE, Recorder, call_of, configured, engine_of, origin_of

@@ -14,7 +14,8 @@ from llm_budget_mw import events
 from llm_budget_mw.engine import Ending, Outcome
 from llm_budget_mw.errors import RequestError, StoreError
 from llm_budget_mw.events import Event, Origin, Sink
-from llm_budget_mw.guard import AsyncGuard, Guard, Held
+from llm_budget_mw.guard import AsyncGuard, Guard
+from llm_budget_mw.shell import Held
 from llm_budget_mw.stores.memory import AsyncMemoryStore, MemoryStore
 from llm_budget_mw.types import (
     Admission,

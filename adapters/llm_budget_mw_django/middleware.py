@@ -14,8 +14,8 @@ from django.http.response import HttpResponseBase
 from llm_budget_mw.current import Budget, apart, handling
 from llm_budget_mw.exchange import AsyncExchange, Exchange
 from llm_budget_mw.gate import REFUSED
-from llm_budget_mw.guard import Held
 from llm_budget_mw.routes import Route, Routes, route_of
+from llm_budget_mw.shell import Held
 from llm_budget_mw_django import settings
 from llm_budget_mw_django.answer import at_close, ends_of, refusal, sent, watch
 from llm_budget_mw_django.body import head_of, put_back, read_body
