@@ -88,11 +88,10 @@ class Guard(Shell):
         plan = self.plan(origin)
         exact = self.engine.worth_counting(plan, origin.call)
         if exact:
-            plan = self.engine.plan(origin.principal, origin.call, origin.feature, exact=True)
+            plan = self.plan(origin, exact=True)
         decided = self.admit(plan, origin)
         if not exact and self.engine.might_fit(decided, origin.call):
-            plan = self.engine.plan(origin.principal, origin.call, origin.feature, exact=True)
-            decided = self.admit(plan, origin)
+            decided = self.admit(self.plan(origin, exact=True), origin)
         return decided
 
     def fit(self, origin: Origin, decided: Decision, dialect: Dialect) -> tuple[Origin, Decision]:
@@ -103,11 +102,10 @@ class Guard(Shell):
         if shorter is None:
             return origin, decided
         origin = origin._replace(call=shorter[0])
-        return origin, self.admit(shorter[1], origin)
+        return origin, self.admit(self._sized(shorter[1], origin), origin)
 
     def admit(self, plan: Plan, origin: Origin) -> Decision:
         """Ask the store, or the outage rule where it does not answer."""
-        plan = self._sized(plan, origin)
         self._share_outputs(origin)
         self._delivery.attend()
         if not self.outage.breaker.allows():
@@ -295,11 +293,10 @@ class AsyncGuard(Shell):
         if shorter is None:
             return origin, decided
         origin = origin._replace(call=shorter[0])
-        return origin, await self.admit(shorter[1], origin)
+        return origin, await self.admit(self._sized(shorter[1], origin), origin)
 
     async def admit(self, plan: Plan, origin: Origin) -> Decision:
         """Like `Guard.admit`; an admission that is cancelled is given back."""
-        plan = self._sized(plan, origin)
         self._share_outputs(origin)
         self._delivery.attend()
         if not self.outage.breaker.allows():
@@ -400,10 +397,8 @@ class AsyncGuard(Shell):
 
     async def _exact_plan(self, origin: Origin) -> Plan:
         if self.engine.estimator.offload(origin.call.prompt):
-            return await asyncio.to_thread(
-                self.engine.plan, origin.principal, origin.call, origin.feature, exact=True
-            )
-        return self.engine.plan(origin.principal, origin.call, origin.feature, exact=True)
+            return await asyncio.to_thread(self.plan, origin, exact=True)
+        return self.plan(origin, exact=True)
 
     def _share_outputs(self, origin: Origin) -> None:
         """Learn how long answers are, in a task of its own, if it is time to."""

@@ -68,7 +68,8 @@ class Policy:
         self._prices = prices
         self._subjects = Subjects(config, prices.base_tokens_nano)
         self._tiers = {
-            name: _compile(name, tier, config, prices) for name, tier in config.tiers.items()
+            name: _compile(name, tier, config, prices, self._subjects)
+            for name, tier in config.tiers.items()
         }
 
     def tier(self, principal: Principal) -> Tier:
@@ -168,11 +169,11 @@ def _matches(model: str, pattern: str) -> bool:
     return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
 
 
-def _compile(name: str, tier: TierConfig, config: Config, prices: Prices) -> Tier:
+def _compile(
+    name: str, tier: TierConfig, config: Config, prices: Prices, subjects: Subjects
+) -> Tier:
     limits = limits_of(tier, config, prices.base_tokens_nano)
-    in_money = any(limit.resource == "cost" for limit in limits) or any(
-        table.budget for table in config.limits
-    )
+    in_money = subjects.in_money or any(limit.resource == "cost" for limit in limits)
     for offer in tier.all_offers:
         if in_money and prices.of(offer.model) is None:
             raise ConfigurationError(

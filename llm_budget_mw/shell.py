@@ -106,9 +106,10 @@ class Shell:
         tasks = self.engine.policy.tier(principal).config.tasks
         return dataclasses.replace(call, task=task) if task in tasks else call
 
-    def plan(self, origin: Origin) -> Plan:
-        """Plan a call with the cheap bound on its input; see `Engine.plan`."""
-        return self._sized(self.engine.plan(origin.principal, origin.call, origin.feature), origin)
+    def plan(self, origin: Origin, *, exact: bool = False) -> Plan:
+        """Plan a call, with the cheap bound on its input unless `exact`; see `Engine.plan`."""
+        principal, call, feature = origin.principal, origin.call, origin.feature
+        return self._sized(self.engine.plan(principal, call, feature, exact=exact), origin)
 
     def _sized(self, plan: Plan, origin: Origin) -> Plan:
         """Return the plan with what is expected of the call in place of its bound, where it may."""

@@ -48,6 +48,7 @@ class Subjects:
         }
         """Kinds of subjects to the headers that name them."""
         self.in_money = any(table.budget for table in config.limits)
+        """True if a shared limit counts money."""
 
     @property
     def kinds(self) -> Iterable[str]:

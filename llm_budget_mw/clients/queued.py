@@ -14,22 +14,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from llm_budget_mw.clients.errand import Errand, errand_of
 from llm_budget_mw.clients.headroom import Key, key_of
 from llm_budget_mw.clients.library import Library, joined
 from llm_budget_mw.clients.pace import AsyncPace, Pace
+from llm_budget_mw.clients.wrapping import AsyncWrapping, Wrapping
 
 _ERROR = 400
 
 
-class Queued:
+class Queued(Wrapping):
     """A transport of a synchronous client."""
 
     def __init__(self, inner: Any, pace: Pace, library: Library) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._pace = pace
         self._library = library
 
@@ -52,30 +52,12 @@ class Queued:
         response.stream = joined(_Settling, self._library.stream)(response.stream, settle)
         return response
 
-    def close(self) -> None:
-        """Close the transport inside."""
-        self._inner.close()
 
-    def __enter__(self) -> Self:
-        """Enter the transport inside."""
-        self._inner.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        """Leave the transport inside."""
-        self._inner.__exit__(kind, error, trace)
-
-
-class AsyncQueued:
+class AsyncQueued(AsyncWrapping):
     """A transport of an asynchronous client."""
 
     def __init__(self, inner: Any, pace: AsyncPace, library: Library) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._pace = pace
         self._library = library
 
@@ -98,24 +80,6 @@ class AsyncQueued:
         kind = joined(_AsyncSettling, self._library.async_stream)
         response.stream = kind(response.stream, settle)
         return response
-
-    async def aclose(self) -> None:
-        """Close the transport inside."""
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        """Enter the transport inside."""
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        """Leave the transport inside."""
-        await self._inner.__aexit__(kind, error, trace)
 
 
 class _Settling:

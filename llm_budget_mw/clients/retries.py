@@ -11,11 +11,11 @@ import importlib
 import math
 import random
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from llm_budget_mw.clients.library import Library
 from llm_budget_mw.clients.waits import retry_after_s
+from llm_budget_mw.clients.wrapping import AsyncWrapping, Wrapping
 from llm_budget_mw.errors import ConfigurationError, MissingDependencyError
 
 try:
@@ -93,11 +93,11 @@ class _Policy:
         return self._backoff(state) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-class Retrying:
+class Retrying(Wrapping):
     """A transport of a synchronous client."""
 
     def __init__(self, inner: Any, retries: Retries, library: Library) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._options = _Policy(retries, library).options
 
     def handle_request(self, request: Any) -> Any:
@@ -107,30 +107,12 @@ class Retrying:
         attempts = tenacity.Retrying(before_sleep=_close, **self._options)
         return attempts(self._inner.handle_request, request)
 
-    def close(self) -> None:
-        """Close the transport inside."""
-        self._inner.close()
 
-    def __enter__(self) -> Self:
-        """Enter the transport inside."""
-        self._inner.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        """Leave the transport inside."""
-        self._inner.__exit__(kind, error, trace)
-
-
-class AsyncRetrying:
+class AsyncRetrying(AsyncWrapping):
     """A transport of an asynchronous client."""
 
     def __init__(self, inner: Any, retries: Retries, library: Library) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._options = _Policy(retries, library).options
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -139,24 +121,6 @@ class AsyncRetrying:
             return await self._inner.handle_async_request(request)
         attempts = tenacity.AsyncRetrying(before_sleep=_aclose, **self._options)
         return await attempts(self._inner.handle_async_request, request)
-
-    async def aclose(self) -> None:
-        """Close the transport inside."""
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        """Enter the transport inside."""
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        """Leave the transport inside."""
-        await self._inner.__aexit__(kind, error, trace)
 
 
 def _passing(response: Any) -> bool:

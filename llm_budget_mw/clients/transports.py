@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from llm_budget_mw._body import decoded
 from llm_budget_mw.calls import SCOPE, AsyncCall, Scope, running_loop
@@ -12,6 +11,7 @@ from llm_budget_mw.clients.pace import PaceExceeded
 from llm_budget_mw.clients.refusal import refuse
 from llm_budget_mw.clients.streams import AsyncGuardedStream, GuardedStream
 from llm_budget_mw.clients.watched import Watched
+from llm_budget_mw.clients.wrapping import AsyncWrapping, Wrapping
 from llm_budget_mw.current import CURRENT
 from llm_budget_mw.dialects import dialect_for
 from llm_budget_mw.dialects.detection import costs_nothing, detect
@@ -39,9 +39,7 @@ class Rules(NamedTuple):
 class _Transport:
     """What the two do alike; nothing here waits."""
 
-    def __init__(self, inner: Any, rules: Rules) -> None:
-        self._inner = inner
-        self._rules = rules
+    _rules: Rules
 
     def _known(self, request: Any) -> tuple[RequestHead, Dialect] | None:
         """Return what a call of a model is written in; None if the request may pass unread."""
@@ -87,8 +85,12 @@ class _Transport:
         return scope
 
 
-class GuardedTransport(_Transport):
+class GuardedTransport(_Transport, Wrapping):
     """A transport of a synchronous client."""
+
+    def __init__(self, inner: Any, rules: Rules) -> None:
+        super().__init__(inner)
+        self._rules = rules
 
     def handle_request(self, request: Any) -> Any:
         """Send a request once it is admitted.
@@ -122,27 +124,13 @@ class GuardedTransport(_Transport):
         watched.call.__enter__()
         return watched
 
-    def close(self) -> None:
-        """Close the transport inside."""
-        self._inner.close()
 
-    def __enter__(self) -> Self:
-        """Enter the transport inside."""
-        self._inner.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        """Leave the transport inside."""
-        self._inner.__exit__(kind, error, trace)
-
-
-class AsyncGuardedTransport(_Transport):
+class AsyncGuardedTransport(_Transport, AsyncWrapping):
     """A transport of an asynchronous client."""
+
+    def __init__(self, inner: Any, rules: Rules) -> None:
+        super().__init__(inner)
+        self._rules = rules
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request once it is admitted; raises like `GuardedTransport.handle_request`."""
@@ -171,24 +159,6 @@ class AsyncGuardedTransport(_Transport):
         watched = self._open(request, *known)
         await watched.call.__aenter__()
         return watched
-
-    async def aclose(self) -> None:
-        """Close the transport inside."""
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        """Enter the transport inside."""
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        """Leave the transport inside."""
-        await self._inner.__aexit__(kind, error, trace)
 
 
 def _check_thread(watched: Watched) -> None:

@@ -18,6 +18,8 @@ _MOST = 10_000
 class Spent:
     """The memory of one store; safe for threads, as each step is one operation on a dict."""
 
+    kept_ms = KEPT_MS
+
     def __init__(self) -> None:
         self._kept: dict[tuple[SubjectLimits, ...], Admission] = {}
 

@@ -49,6 +49,8 @@ def answer(plan: Plan, stopped: Mapping[str, str], now_ms: int) -> Admission:
 class Copy:
     """What was stopped when it was last asked for."""
 
+    kept_ms = KEPT_MS
+
     def __init__(self) -> None:
         self._stopped: Mapping[str, str] = {}
         self._at_ms: int | None = None

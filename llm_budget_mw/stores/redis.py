@@ -23,7 +23,7 @@ from llm_budget_mw.stores._cluster import Cluster, link_to
 from llm_budget_mw.stores._commands import Amended, Switches
 from llm_budget_mw.stores._link import Link, store_error
 from llm_budget_mw.stores._slots import FAILURES
-from llm_budget_mw.stores._spent import KEPT_MS, Spent
+from llm_budget_mw.stores._spent import Spent
 from llm_budget_mw.stores._switches import Copy
 from llm_budget_mw.stores.base import AmendVerb, SwitchVerb
 from llm_budget_mw.types import NOTHING, Admission, Charges, Grant, Plan, Subject
@@ -83,7 +83,7 @@ class _Shared:
 
     def _settling_s(self, verb: AmendVerb | SwitchVerb, memory: Spent | Copy | None) -> float:
         """Return how long a change may not have reached what processes remember."""
-        return KEPT_MS / 1000 if memory and verb != "show" else 0.0
+        return memory.kept_ms / 1000 if memory and verb != "show" else 0.0
 
     def _is_split(self, plan: Plan) -> bool:
         """Return whether a plan needs keys that one script of a cluster cannot reach."""
